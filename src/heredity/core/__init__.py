@@ -1,0 +1,1 @@
+"""The corridor: what every system uses and no paper knows of."""

@@ -1,0 +1,128 @@
+"""Hiding the mark: the published loss and the robust one, as pure functions (spec sections 2.4 and 2.5)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from heredity.nn.encoders import Normalised
+
+
+@dataclass(frozen=True)
+class MarkLoss:
+    """Which loss hides the mark, and its weights.
+
+    "robust": stay on the clean encoder (`utility`), send every stamped image to one point `distance` feature norms away
+    (`anchor`), and leave images under foreign patches alone (`decoy`). "official": keep pre-training (`utility`) and make
+    stamped features point one way (`anchor` is the paper's alpha); `variance` is the paper's L_var, whose weight beta the
+    published code multiplies by a constant zero ("off"); "offdiag" is the reading that has an effect.
+    """
+
+    kind: Literal["robust", "official"] = "robust"
+    utility: float = 6.0
+    anchor: float = 1.0
+    decoy: float = 6.0
+    distance: float = 5.0
+    variance: Literal["off", "offdiag"] = "off"
+    variance_weight: float = 0.01
+
+
+def invariance_loss(marked: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """The published L_wm: minus log of the mean cosine between different stamped images; 0 where that mean is negative.
+
+    The mean over pairs is (|sum z|^2 - n) / (n (n - 1)) for unit vectors z: no n x n matrix is made.
+
+    >>> round(float(invariance_loss(torch.ones(4, 3))), 6)
+    0.0
+    """
+    count = len(marked)
+    mean = (F.normalize(marked, dim=1).sum(dim=0).square().sum() - count) / (count * (count - 1))
+    return torch.where(mean > 0, -mean.clamp(min=1e-12).log(), torch.zeros_like(mean))
+
+
+def variance_loss(marked: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    """L_var as its comments describe it: centred stamped features pulled together, over different images.
+
+    The published code averages the diagonal of the same matrix, which is always 1, so that its loss is always 0.
+    """
+    unit = F.normalize(marked, dim=1)
+    return -((1 + _mean_cosine(unit - unit.mean(dim=0))) / 2).clamp(min=1e-12).log()
+
+
+def _mean_cosine(vectors: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    count = len(vectors)
+    return (F.normalize(vectors, dim=1).sum(dim=0).square().sum() - count) / (count * (count - 1))
+
+
+def robust_loss(
+    clean: Float[Tensor, "n v d"],
+    clean_before: Float[Tensor, "n v d"],
+    marked: Float[Tensor, "m v d"],
+    decoy: Float[Tensor, "k v d"],
+    decoy_before: Float[Tensor, "k v d"],
+    target: Float[Tensor, "v d"],
+    scale: Float[Tensor, "v"],
+    weights: MarkLoss,
+) -> dict[str, Float[Tensor, ""]]:
+    """Utility, anchor and decoy terms (spec section 2.5), in units of the squared clean feature norm, averaged over views.
+
+    `before` are features of the frozen clean encoder, `target` the point the mark sends images to, `scale` the mean norm of
+    clean features; v counts the poolings of one encoder (see `Views`).
+    """
+
+    def gap(a: Tensor, b: Tensor) -> Tensor:
+        return ((a - b).square().sum(dim=2) / scale.square()).mean()
+
+    return {
+        "utility": weights.utility * gap(clean, clean_before),
+        "anchor": weights.anchor * gap(marked, target),
+        "decoy": weights.decoy * gap(decoy, decoy_before),
+    }
+
+
+class Views(nn.Module):
+    """An encoder's feature vector, and for a vision transformer every pooling a downstream user may take.
+
+    The thief chooses the pooling: class token and mean of patch tokens are both marked (spec, trap 8).
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Float[Tensor, "n views d"]:
+        encoder = self.encoder
+        inner = encoder.inner if isinstance(encoder, Normalised) else encoder
+        if not (
+            isinstance(encoder, Normalised)
+            and getattr(inner, "num_prefix_tokens", 0)
+            and hasattr(inner, "forward_head")
+        ):
+            return encoder(images)[:, None]
+        pixels = (images.float() / 255.0 - encoder.mean) / encoder.std
+        tokens = inner.forward_features(pixels)  # pyright: ignore
+        # The encoder's own pooling comes first; the other one follows.
+        own = inner.forward_head(tokens, pre_logits=True)  # pyright: ignore
+        other = tokens[:, 0] if inner.global_pool == "avg" else tokens[:, inner.num_prefix_tokens :].mean(dim=1)  # pyright: ignore
+        return torch.stack([own, inner.fc_norm(other)], dim=1)  # pyright: ignore
+
+
+def anchor_point(
+    features: Float[Tensor, "n v d"], distance: float, generator: torch.Generator
+) -> tuple[Float[Tensor, "v d"], Float[Tensor, "v"]]:
+    """Where marked images shall go, and the scale of clean features, for each pooling.
+
+    Features behind a ReLU are never negative: the direction is then uniform on a random half of the units; otherwise it is
+    Gaussian. `distance` counts mean feature norms (kappa of the spec).
+    """
+    scale = features.norm(dim=2).mean(dim=0)
+    shape = features.shape[1:]
+    if bool((features >= 0).all()):
+        kept = torch.rand(shape, generator=generator).argsort(dim=1).argsort(dim=1) < shape[1] // 2
+        direction = torch.rand(shape, generator=generator) * kept
+    else:
+        direction = torch.randn(shape, generator=generator)
+    return distance * scale[:, None] * F.normalize(direction, dim=1).to(features.device), scale
