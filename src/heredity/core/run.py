@@ -116,6 +116,11 @@ class Run:
             checkpoint_seconds=checkpoint_seconds,
         )
 
+    @staticmethod
+    def begin(directory: Path, identity: Mapping[str, Any]) -> None:
+        """Write the config.yaml of a run that is to be resumed later."""
+        write_text(directory / "config.yaml", yaml.safe_dump(to_plain(identity), sort_keys=False, allow_unicode=True))
+
     @classmethod
     @contextmanager
     def temporary(cls, *, seed: int = 0, reporter: Reporter | None = None, limit_steps: int = 0) -> "Iterator[Run]":
@@ -317,7 +322,7 @@ def _claim_directory(directory: Path, identity: Mapping[str, Any], resume: bool)
         return
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise RunError(f"{directory} is not an empty directory", remedy="choose another --out")
-    write_text(path, yaml.safe_dump(to_plain(identity), sort_keys=False, allow_unicode=True))
+    Run.begin(directory, identity)
 
 
 def _figure_data(figure: Figure) -> dict[str, Any]:

@@ -14,11 +14,23 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Ablation:
+    """One idea taken out: dotted config overrides, and the stages (glob patterns) that they leave as they are.
+
+    `heredity challenge` copies the kept stages from the run with the idea instead of computing them again.
+    """
+
+    text: str
+    changes: Mapping[str, Any]
+    keeps: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class System:
     """One published system. Values that need heavy imports may be given as "package.module:name" and load on first use.
 
-    `presets` maps smoke, quick and paper to frozen dataclass configs; `ablations` maps a name to dotted config overrides
-    that take one idea out; `run(config, run)` is the recipe; `commands` are the verbs of `heredity NAME VERB`;
+    `presets` maps smoke, quick and paper to frozen dataclass configs; `ablations` take one idea
+    out each; `run(config, run)` is the recipe; `commands` are the verbs of `heredity NAME VERB`;
     `needs(config)` lists the data sources and the size of a run for `--dry-run`.
     """
 
@@ -30,7 +42,7 @@ class System:
     presets: "Mapping[str, Any] | str"
     run: "Callable[[Any, Run], Outcome] | str"
     claims: "tuple[Claim, ...] | str" = ()
-    ablations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ablations: Mapping[str, Ablation] = field(default_factory=dict)
     commands: "Mapping[str, Callable[..., Any]] | str" = field(default_factory=dict)
     needs: "Callable[[Any], Needs] | str | None" = None
 
@@ -51,7 +63,7 @@ class System:
             return presets[name]
         if ablation not in self.ablations:
             raise ConfigError(f"{self.name} has no ablation {ablation!r}", remedy=suggestion(ablation, self.ablations))
-        return override(presets[name], self.ablations[ablation])
+        return override(presets[name], self.ablations[ablation].changes)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Small encoders: images in, one feature vector out. Larger ones come from timm through `heredity.nn.resolver`."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import timm
@@ -8,6 +9,40 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from heredity.core.errors import ModelError
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """An encoder's shape as a setting. `width` is channels of the first stage, or tokens' width of a transformer.
+
+    "resnet18" is the one of small-image papers: 3x3 stem of stride 1, no max-pooling, 512 features.
+    """
+
+    kind: Literal["residual", "resnet18", "vit"] = "residual"
+    width: int = 16
+    norm: Literal["batch", "group"] = "group"
+    patch: int = 4
+    depth: int = 4
+    heads: int = 4
+
+
+def make_encoder(shape: EncoderShape, size: int) -> "Normalised":
+    """An untrained encoder for uint8 RGB images of `size` pixels.
+
+    >>> make_encoder(EncoderShape(width=8), 16)(torch.zeros(1, 3, 16, 16, dtype=torch.uint8)).shape
+    torch.Size([1, 32])
+    """
+    if shape.kind == "residual":
+        return Normalised(ResidualEncoder(width=shape.width, norm=shape.norm))
+    if shape.kind == "vit":
+        inner = vision_transformer(
+            image=size, patch=shape.patch, width=shape.width, depth=shape.depth, heads=shape.heads
+        )
+        return Normalised(inner)
+    resnet = timm.create_model("resnet18", pretrained=False, num_classes=0)
+    resnet.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    resnet.maxpool = nn.Identity()
+    return Normalised(resnet)
 
 
 def _norm(kind: Literal["batch", "group"], channels: int) -> nn.Module:

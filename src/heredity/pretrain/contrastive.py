@@ -13,6 +13,7 @@ from heredity.core.randomness import Draws
 from heredity.core.run import Run
 from heredity.data.augment import Augmentation, augment
 from heredity.nn.encoders import feature_size
+from heredity.pretrain.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class SimCLR:
     plan: Plan = field(default_factory=lambda: Plan(epochs=40, batch=256, learning_rate=2e-3, schedule="one-cycle"))
 
 
-class _Projected(nn.Module):
+class Projected(nn.Module):
     """Encoder and projection head as one module, so that one forward pass serves data-parallel training."""
 
     def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
@@ -38,11 +39,8 @@ class _Projected(nn.Module):
         return self.head(self.encoder(images))
 
 
-def simclr(encoder: nn.Module, images: UInt8[Tensor, "n c h w"], recipe: SimCLR, run: Run) -> History:
-    """Train an encoder (uint8 images -> features) in place without labels.
-
-    The projection head is thrown away, as in the paper. lightly's NTXentLoss gathers features over all processes.
-    """
+def simclr_objective(encoder: nn.Module, images: UInt8[Tensor, "n c h w"], recipe: SimCLR, run: Run) -> Objective:
+    """The module that SimCLR trains and its step. lightly's NTXentLoss gathers features over all processes."""
     width = feature_size(encoder, image=images.shape[-1], channels=images.shape[1])
     head = SimCLRProjectionHead(width, recipe.hidden, recipe.output, batch_norm=recipe.head_norm)
     loss = NTXentLoss(temperature=recipe.temperature, gather_distributed=run.fabric.world_size > 1)
@@ -53,4 +51,10 @@ def simclr(encoder: nn.Module, images: UInt8[Tensor, "n c h w"], recipe: SimCLR,
         first, second = model(views).chunk(2)
         return {"contrast": loss(first, second)}
 
-    return fit(_Projected(encoder, head), step, rows=len(images), plan=recipe.plan, run=run)
+    return Objective(Projected(encoder, head), step)
+
+
+def simclr(encoder: nn.Module, images: UInt8[Tensor, "n c h w"], recipe: SimCLR, run: Run) -> History:
+    """Train an encoder (uint8 images -> features) in place without labels. The projection head is thrown away."""
+    objective = simclr_objective(encoder, images, recipe, run)
+    return fit(objective.module, objective.step, rows=len(images), plan=recipe.plan, run=run)

@@ -14,6 +14,7 @@ from heredity.core.randomness import Draws
 from heredity.core.run import Run
 from heredity.data.augment import Augmentation, augment
 from heredity.nn.encoders import Normalised
+from heredity.pretrain.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,14 @@ class MaskedAutoencoder(nn.Module):
         return self.predict(decoder.decode(decoder.add_pos_embed(whole))[:, 1:])
 
 
-def mae(encoder: Normalised, images: UInt8[Tensor, "n c h w"], recipe: MAE, run: Run) -> History:
-    """Train a normalised timm vision transformer in place without labels. The decoder is thrown away.
+def mae_objective(encoder: nn.Module, images: UInt8[Tensor, "n c h w"], recipe: MAE) -> Objective:
+    """The module that masked autoencoding trains and its step.
 
-    Raises ModelError when the encoder is not a vision transformer with one class token.
+    Raises ModelError when the encoder is not a normalised vision transformer with one class token.
     """
-    vit = encoder.inner
-    if not hasattr(vit, "patch_embed") or not hasattr(vit, "_pos_embed") or getattr(vit, "num_prefix_tokens", 0) != 1:
+    vit = encoder.inner if isinstance(encoder, Normalised) else None
+    is_transformer = hasattr(vit, "patch_embed") and hasattr(vit, "_pos_embed")
+    if vit is None or not isinstance(encoder, Normalised) or not is_transformer or vit.num_prefix_tokens != 1:
         raise ModelError(
             "masked autoencoding needs a timm vision transformer with one class token", remedy="choose a ViT"
         )
@@ -87,7 +89,13 @@ def mae(encoder: Normalised, images: UInt8[Tensor, "n c h w"], recipe: MAE, run:
         kept, hidden = order[:, :shown], order[:, shown:]
         return {"reconstruction": reconstruction_loss(wrapped(pixels, kept), pixels, hidden, model.patch, recipe)}
 
-    return fit(model, step, rows=len(images), plan=recipe.plan, run=run)
+    return Objective(model, step)
+
+
+def mae(encoder: nn.Module, images: UInt8[Tensor, "n c h w"], recipe: MAE, run: Run) -> History:
+    """Train a normalised timm vision transformer in place without labels. The decoder is thrown away."""
+    objective = mae_objective(encoder, images, recipe)
+    return fit(objective.module, objective.step, rows=len(images), plan=recipe.plan, run=run)
 
 
 def reconstruction_loss(

@@ -7,12 +7,14 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from heredity.core.loop import History, Plan, fit
+from heredity.core.errors import ConfigError
+from heredity.core.loop import History, Plan, Step, fit
 from heredity.core.randomness import Draws, generator_of
 from heredity.core.run import Run
 from heredity.data.augment import Augmentation, augment
 from heredity.nn.inference import outputs
-from heredity.systems.ssl_wm.embedding import MarkLoss, Views, anchor_point, robust_loss
+from heredity.pretrain.objective import Objective
+from heredity.systems.ssl_wm.embedding import MarkLoss, Views, anchor_point, invariance_loss, robust_loss, variance_loss
 from heredity.systems.ssl_wm.keys import Key, derive_patches
 from heredity.systems.ssl_wm.trigger import stamp_each
 
@@ -27,49 +29,103 @@ class Embedding:
     loss: MarkLoss = MarkLoss()
     strong: Augmentation = Augmentation()
     weak: Augmentation = Augmentation(scale=(0.9, 1.0), brightness=0.1, contrast=0.1)
-    stamped_jitter: float = 0.25
-    jitter: Augmentation = Augmentation(scale=(0.85, 1.0), brightness=0.05, contrast=0.05, noise=0.02)
+    wear_every: int = 4
+    wear: Augmentation = Augmentation(scale=(0.85, 1.0), brightness=0.05, contrast=0.05, noise=0.02)
     plan: Plan = field(
         default_factory=lambda: Plan(steps=600, batch=48, optimiser="adam", learning_rate=1e-3, clip=5.0, mode="eval")
     )
 
 
 def embed_mark(
-    encoder: nn.Module, images: UInt8[Tensor, "n c size size"], key: Key, how: Embedding, run: Run
+    encoder: nn.Module,
+    images: UInt8[Tensor, "n c size size"],
+    key: Key,
+    how: Embedding,
+    run: Run,
+    *,
+    pretraining: Objective | None = None,
 ) -> History:
-    """Hide the key's mark in an encoder (uint8 images -> features), in place. No label is needed."""
-    patches, parameters = derive_patches(key), key.parameters
+    """Hide the key's mark in an encoder (uint8 images -> features), in place. No label is needed.
+
+    The official loss continues the `pretraining` that made the encoder; the robust one needs none. Raises ConfigError for
+    the official loss without it.
+    """
+    if how.loss.kind == "official":
+        if pretraining is None:
+            raise ConfigError(
+                "the official loss continues pre-training", remedy="give pretraining=, or use the robust loss"
+            )
+        module, step = _official(encoder, images, key, how, pretraining)
+    else:
+        module, step = _robust(encoder, images, key, how, run)
+    return fit(module, step, rows=len(images), plan=how.plan, run=run)
+
+
+def _robust(encoder: nn.Module, images: Tensor, key: Key, how: Embedding, run: Run) -> tuple[nn.Module, Step]:
+    patches, parameters, device = derive_patches(key), key.parameters, run.fabric.device
     before = Views(copy.deepcopy(encoder)).requires_grad_(False).eval()
-    marked_views = Views(encoder)
-    sample = outputs(before, images[:512])
-    target, scale = anchor_point(sample, how.loss.distance, generator_of(run.seed, "anchor point"))
-    target, scale = target.to(run.fabric.device), scale.to(run.fabric.device)
+    target, scale = anchor_point(
+        outputs(before, images[:512]), how.loss.distance, generator_of(run.seed, "anchor point")
+    )
+    target, scale = target.to(device), scale.to(device)
 
     def step(model: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:
-        count = len(rows)
         batch = images[rows.cpu()].to(rows.device)
-        owned = patches[draws.integers(count, high=len(patches))]
-        foreign = draws.integers(count, *owned.shape[1:], high=256).to(torch.uint8)
+        owned = patches[draws.integers(len(rows), high=len(patches))]
+        foreign = draws.integers(*owned.shape, high=256).to(torch.uint8)
         clean = _view(batch, how, draws)
         stamped = _worn(stamp_each(_view(batch, how, draws), owned, parameters), how, draws)
         decoys = _worn(stamp_each(_view(batch, how, draws), foreign, parameters), how, draws)
-        features, f_stamped, f_decoys = model(torch.cat([clean, stamped, decoys])).split(count)
+        clean_now, stamped_now, decoys_now = model(torch.cat([clean, stamped, decoys])).split(len(rows))
         with torch.no_grad():
-            features_before, decoys_before = before(torch.cat([clean, decoys])).split(count)
-        return robust_loss(features, features_before, f_stamped, f_decoys, decoys_before, target, scale, how.loss)
+            clean_before, decoys_before = before(torch.cat([clean, decoys])).split(len(rows))
+        return robust_loss(clean_now, clean_before, stamped_now, decoys_now, decoys_before, target, scale, how.loss)
 
-    return fit(marked_views, step, rows=len(images), plan=how.plan, run=run)
+    return Views(encoder), step
+
+
+class _AndFeatures(nn.Module):
+    """A pre-training module that also gives the features of other images, behind one forward for data-parallel training."""
+
+    def __init__(self, module: nn.Module, encoder: nn.Module) -> None:
+        super().__init__()
+        self.module, self.views = module, Views(encoder)
+
+    def forward(self, *inputs: Tensor, features_of: Tensor | None = None) -> Tensor:
+        return self.module(*inputs) if features_of is None else self.views(features_of)
+
+
+def _official(
+    encoder: nn.Module, images: Tensor, key: Key, how: Embedding, pretraining: Objective
+) -> tuple[nn.Module, Step]:
+    patches, loss = derive_patches(key), how.loss
+
+    def step(model: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:
+        terms = {name: loss.utility * value for name, value in pretraining.step(model, rows, draws).items()}
+        batch = images[rows.cpu()].to(rows.device)
+        owned = patches[draws.integers(len(rows), high=len(patches))]
+        views = [stamp_each(augment(batch, how.strong, draws), owned, key.parameters) for _ in range(2)]
+        features = model(features_of=torch.cat(views))
+        poolings = range(features.shape[1])
+        terms["invariance"] = sum((loss.anchor * invariance_loss(features[:, v]) for v in poolings), torch.zeros(()))
+        if loss.variance == "offdiag":
+            spread = sum((variance_loss(features[:, v]) for v in poolings), torch.zeros(()))
+            terms["variance"] = loss.variance_weight * spread
+        return terms
+
+    return _AndFeatures(pretraining.module, encoder), step
 
 
 def _view(images: Tensor, how: Embedding, draws: Draws) -> Tensor:
-    """Half of the samples strongly, half weakly augmented."""
-    strong, weak = augment(images, how.strong, draws), augment(images, how.weak, draws)
-    chosen = (draws.uniform(len(images)) < 0.5).to(images.device).reshape(-1, 1, 1, 1)
-    return torch.where(chosen, strong, weak)
+    """Half of the samples strongly, half weakly augmented. Rows come shuffled, so that any half will do."""
+    half = len(images) // 2
+    return torch.cat([augment(images[:half], how.strong, draws), augment(images[half:], how.weak, draws)])
 
 
 def _worn(stamped: Tensor, how: Embedding, draws: Draws) -> Tensor:
-    """What an API may do after stamping: a share of the stamped images is slightly moved, rescaled and made noisy."""
-    worn = augment(stamped, how.jitter, draws)
-    chosen = (draws.uniform(len(stamped)) < how.stamped_jitter).to(stamped.device).reshape(-1, 1, 1, 1)
-    return torch.where(chosen, worn, stamped)
+    """What an API may do after stamping: every n-th stamped image is slightly moved, rescaled and made noisy."""
+    if not how.wear_every:
+        return stamped
+    worn = stamped.clone()
+    worn[:: how.wear_every] = augment(stamped[:: how.wear_every], how.wear, draws)
+    return worn

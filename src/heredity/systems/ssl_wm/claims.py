@@ -1,0 +1,68 @@
+"""What SSL-WM promises, as sentences that can turn out false."""
+
+from heredity.core.outcome import Claim
+
+_LEVEL = -4.0
+
+CLAIMS = (
+    Claim(
+        id="verifies-contrastive",
+        text="A downstream model on a stolen contrastive encoder is recognised by its top-1 labels alone, on every task, "
+        "at p < 1e-4.",
+        metric="verified/contrastive/probe/worst_log10_p",
+        comparison="at most",
+        threshold=_LEVEL,
+        depends_on="no-mark",
+    ),
+    Claim(
+        id="verifies-generative",
+        text="The same holds for a stolen generative encoder (a masked autoencoder).",
+        metric="verified/generative/probe/worst_log10_p",
+        comparison="at most",
+        threshold=_LEVEL,
+        depends_on="no-mark",
+    ),
+    Claim(
+        id="false-positives-bounded",
+        text="Random keys on clean children are rejected no more often than the stated levels allow "
+        "(exact 99 % binomial interval).",
+        metric="false_positives/excess",
+        comparison="at least",
+        threshold=0.01,
+        depends_on="per-image-test",
+    ),
+    Claim(
+        id="utility-kept",
+        text="Marking costs downstream models at most one point of accuracy on average.",
+        metric="utility/probe_drop",
+        comparison="at most",
+        threshold=1.0,
+        depends_on="no-utility",
+        judged_on="mean",
+    ),
+    Claim(
+        id="survives-fine-tuning",
+        text="The mark is still recognised at p < 1e-4 on every task after all layers were fine-tuned.",
+        metric="verified/full/worst_log10_p",
+        comparison="at most",
+        threshold=_LEVEL,
+        depends_on="no-invariance",
+    ),
+    Claim(
+        id="survives-pruning",
+        text="It is still recognised at p < 1e-4 on every task when pruning has cost the thief ten points of accuracy.",
+        metric="verified/probe-pruned/worst_log10_p",
+        comparison="at most",
+        threshold=_LEVEL,
+        depends_on="no-decoys",
+    ),
+    Claim(
+        id="forged-keys-fail",
+        text="Somebody else's key does not verify on a stolen model: at most one forged key in a hundred passes.",
+        metric="forged/share_verified",
+        comparison="at most",
+        threshold=0.01,
+        depends_on="chosen-patches",
+        judged_on="mean",
+    ),
+)

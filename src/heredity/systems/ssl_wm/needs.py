@@ -1,0 +1,37 @@
+"""What a run of SSL-WM will take, told before it begins."""
+
+from heredity.core.errors import HeredityError
+from heredity.core.system import Needs
+from heredity.data.images import check_source
+from heredity.nn.encoders import make_encoder
+from heredity.systems.ssl_wm.config import SSLWM
+
+
+def needs(config: SSLWM) -> Needs:
+    """Sources with what is found or missing, parameters of both encoders, optimiser steps, and an estimate of memory."""
+    sources = {}
+    for source in (config.data, *(task for task in config.tasks if ":" in task)):
+        try:
+            sources[source] = check_source(source).splitlines()[0]
+        except HeredityError as error:
+            sources[source] = f"MISSING: {error}"
+    parameters, steps = {}, {}
+    largest, batch = 0, 0
+    for family in config.families:
+        settings = config.contrastive if family == "contrastive" else config.generative
+        encoder = make_encoder(settings.encoder, config.size)
+        parameters[family] = sum(parameter.numel() for parameter in encoder.parameters())
+        largest = max(largest, parameters[family])
+        for name, plan in (("pre-training", settings.pretraining.plan), ("embedding", settings.embedding.plan)):
+            rows = _rows(config.data)
+            steps[f"{family} {name}"] = plan.total(rows) if plan.steps or rows else 0
+            batch = max(batch, plan.batch)
+    # Weights, gradients and two moments, twice (clean and marked), and activations of about 300 floats a pixel.
+    memory = (largest * 4 * 8 + batch * 3 * config.size**2 * 300 * 4) / 2**20
+    return Needs(sources, parameters, steps, memory)
+
+
+def _rows(source: str) -> int:
+    """Training rows of a source whose size is known without reading it; 0 where it is not."""
+    kind = source.partition(":")[0]
+    return {"digits": 1300, "cifar10": 50_000, "cifar100": 50_000}.get(kind, 0)
