@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from heredity.data.images import load_images
 from torch import Tensor, nn
 
 from heredity.core.outcome import Outcome
 from heredity.core.randomness import generator_of, seed_of
 from heredity.core.run import Run
+from heredity.data.images import load_images
 from heredity.nn.encoders import make_encoder
 from heredity.nn.inference import accuracy, top1
 from heredity.pretrain.contrastive import simclr, simclr_objective

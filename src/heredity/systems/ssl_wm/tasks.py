@@ -1,11 +1,11 @@
 """Downstream tasks: what thieves train stolen encoders for."""
 
 import torch
-from heredity.data.images import ImageSource, LabelledImages, load_images
 from torch import Tensor
 
 from heredity.core.errors import ConfigError, suggestion
 from heredity.core.randomness import generator_of
+from heredity.data.images import ImageSource, LabelledImages, load_images
 from heredity.systems.ssl_wm.config import SSLWM
 from heredity.transfer.task import Task
 

@@ -1,0 +1,5 @@
+"""`python -m heredity`."""
+
+from heredity.cli import main
+
+main()

@@ -1,0 +1,449 @@
+"""The command line: parse, call, print. Heavy imports happen inside the command that needs them."""
+
+import contextlib
+import io
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from heredity.core.errors import ConfigError, HeredityError, suggestion
+from heredity.systems import TEN, find_system, names, plug_ins
+
+USAGE = """heredity makes a model from another model, and measures what it inherited.
+
+usage: heredity COMMAND ... [--debug]
+
+  list                       the systems and their state
+  show SYSTEM                paper, presets, claims, ablations, data it takes
+  run SYSTEM [PRESET]        run a system: smoke (seconds), quick (minutes, the default), paper (the published recipe)
+  challenge SYSTEM           take each idea out in turn: which claims break?
+  report DIR                 rebuild a run's report.html and open it
+  pedigree FILE              the family tree inside a model file
+  data [SOURCE]              list data sources, check one, or write one: data make SOURCE DIR
+  SYSTEM VERB ...            what a system does with your own model and data: heredity ssl-wm --help
+
+Every command has --help. Exit codes: 0 done, 3 done but a claim failed, 1 an error to mend, 130 interrupted."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the `heredity` command."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        code = dispatch(words)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; go on with: {resume_command(words)}", file=sys.stderr)
+        code = 130
+    except HeredityError as error:
+        if debug:
+            raise
+        print(f"heredity: {error}", file=sys.stderr)
+        code = 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 1
+    sys.exit(code)
+
+
+def resume_command(words: Sequence[str]) -> str:
+    """The command that takes up an interrupted one."""
+    import shlex
+
+    resumable = words and words[0] in ("run", "challenge") and "--resume" not in words
+    return shlex.join(["heredity", *words, *(["--resume"] if resumable else [])])
+
+
+def dispatch(words: Sequence[str]) -> int:
+    """Call the command that the first word names; returns the exit code."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if words[0] == "--version":
+        from heredity import __version__
+
+        print(__version__)
+        return 0
+    command, rest = words[0], list(words[1:])
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "list": _list,
+        "show": _show,
+        "run": _run,
+        "challenge": _challenge,
+        "report": _report,
+        "pedigree": _pedigree,
+        "data": _data,
+    }
+    if command in commands:
+        return commands[command](rest)
+    if command in names() or command in {entry.name for entry in TEN}:
+        return _verb(command, rest)
+    raise ConfigError(f"unknown command {command!r}", remedy=suggestion(command, [*commands, *names()]))
+
+
+def parse(kind: Any, words: list[str], prog: str, *, open_ended: bool = False) -> Any:
+    """tyro, with its errors as one line. With `open_ended`, returns (options, the words it did not know)."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=words, prog=prog, return_unknown_args=open_ended)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        lines = [line.strip(" │╭╮╰╯─|+-") for line in complaint.getvalue().splitlines()]
+        said = [line for line in lines if line and not re.fullmatch(r"(Parsing|Required|Unrecognized) .*", line)]
+        raise ConfigError(" ".join(said[:2]) or "the arguments do not fit", remedy=f"see {prog} --help") from None
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """List the systems: those that run, and those that are planned."""
+
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def _list(words: list[str]) -> int:
+    options = parse(ListOptions, words, "heredity list")
+    rows = [
+        {
+            "name": entry.name,
+            "makes": entry.made,
+            "passes_on": entry.passes_on,
+            "state": "runs" if entry.module else "not yet",
+        }
+        for entry in TEN
+    ]
+    for name in sorted(plug_ins()):
+        system = find_system(name)
+        rows.append({"name": name, "makes": system.title, "passes_on": system.passes_on, "state": "plug-in"})
+    if options.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    width = {key: max(len(row[key]) for row in rows) for key in rows[0]}
+    for row in rows:
+        print("  ".join(row[key].ljust(width[key]) for key in ("name", "state", "makes", "passes_on")).rstrip())
+    return 0
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """Show a system: paper, presets, claims, ablations, and the data it takes."""
+
+    system: tyro.conf.Positional[str]
+    json: bool = False
+    """Print JSON instead of text."""
+
+
+def _show(words: list[str]) -> int:
+    options = parse(ShowOptions, words, "heredity show")
+    from heredity.core.execute import claims_of
+    from heredity.core.settings import to_plain
+
+    system = find_system(options.system)
+    claims = claims_of(system)
+    if options.json:
+        shown = {
+            "name": system.name,
+            "title": system.title,
+            "paper": system.paper,
+            "passes_on": system.passes_on,
+            "data": system.data,
+            "presets": {name: to_plain(config) for name, config in system.load("presets").items()},
+            "claims": [to_plain(claim) for claim in claims],
+            "ablations": {name: to_plain(ablation) for name, ablation in system.ablations.items()},
+            "verbs": sorted(system.load("commands")),
+        }
+        print(json.dumps(shown, indent=1))
+        return 0
+    print(f"{system.name}: {system.title}\n{system.paper}\nPasses on {system.passes_on}. Data: {system.data}")
+    print(
+        f"\nPresets: {', '.join(system.load('presets'))}. Verbs: {', '.join(sorted(system.load('commands'))) or 'none'}."
+    )
+    print("\nClaims (each with the ablation that must break it):")
+    for claim in claims:
+        print(f"  {claim.id} [{claim.depends_on}]\n      {claim.text}")
+    print("\nAblations:")
+    for name, ablation in system.ablations.items():
+        print(f"  {name}: {ablation.text}")
+    return 0
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Run a system and judge its claims. Every field of its config is an option too: --thief.rows 400."""
+
+    system: tyro.conf.Positional[str]
+    preset: tyro.conf.Positional[str] = "quick"
+    out: Path | None = None
+    """Directory of the run; runs/SYSTEM-PRESET unless given."""
+    seed: int = 0
+    """Seed of the run, or the first of several."""
+    seeds: int = 1
+    """How many seeds to run, each in a directory of its own; claims are then judged over all of them."""
+    resume: bool = False
+    """Go on with a run that was interrupted."""
+    dry_run: bool = False
+    """Say what the run would take, and which data is missing, without running."""
+    limit_steps: int = 0
+    """Stop every training loop after so many steps (0: never). For trying a recipe out."""
+    data: str | None = None
+    """Data source to use instead of the preset's, e.g. imagefolder:DIR; see heredity data."""
+    config: Path | None = None
+    """A config.yaml to repeat, or a file with some fields to change."""
+    ablation: str | None = None
+    """Take one idea out; see heredity show SYSTEM."""
+    devices: int = 1
+    """Devices (processes) a node."""
+    num_nodes: int = 1
+    """Nodes, under torchrun or SLURM."""
+    precision: str = "32-true"
+    """Lightning Fabric's precision: 32-true, bf16-mixed, 16-mixed, ..."""
+    strategy: str = "auto"
+    """Lightning Fabric's strategy: auto, ddp, ..."""
+    accelerator: str = "auto"
+    """Lightning Fabric's accelerator: auto, cpu, gpu, ..."""
+    quiet: bool = False
+    """No progress."""
+
+
+def _order(options: Any, extra: Sequence[str], command: str) -> Any:
+    from heredity.core.execute import Order
+    from heredity.core.overrides import parse_overrides, read_config_file
+    from heredity.core.run import Machine
+    from heredity.core.settings import flatten, override
+
+    if options.seeds < 1 or options.limit_steps < 0:
+        raise ConfigError("--seeds must be at least 1 and --limit-steps not negative", remedy="see heredity run --help")
+    system = find_system(options.system)
+    preset, seed, ablation = options.preset, options.seed, getattr(options, "ablation", None)
+    changes: dict[str, Any] = {}
+    if options.config is not None:
+        content = read_config_file(options.config)
+        if content.get("system", system.name) != system.name:
+            raise ConfigError(f"{options.config} is of system {content['system']!r}", remedy=f"run {content['system']}")
+        changes = flatten(content.get("config", content))
+    config = override(system.preset(preset, ablation=ablation), changes | parse_overrides(extra))
+    if options.data is not None:
+        config = override(config, {"data": options.data})
+    machine = Machine(options.devices, options.num_nodes, options.precision, options.strategy, options.accelerator)
+    return Order(system, preset, config, seed, ablation, options.limit_steps, machine, command)
+
+
+def _run(words: list[str]) -> int:
+    import shlex
+
+    options, extra = parse(RunOptions, words, "heredity run", open_ended=True)
+    order = _order(options, extra, shlex.join(["heredity", "run", *(word for word in words if word != "--resume")]))
+    directory = options.out or Path("runs") / f"{order.system.name}-{order.preset}"
+    if options.dry_run:
+        return _dry_run(order)
+    from heredity.core.execute import run_once, run_seeds
+    from heredity.core.progress import Reporter
+
+    reporter = Reporter(quiet=options.quiet)
+    if options.seeds == 1:
+        results = run_once(order, directory, resume=options.resume, reporter=reporter)
+    else:
+        results = run_seeds(order, options.seeds, directory, resume=options.resume, reporter=reporter)
+    return _conclude(results, directory)
+
+
+def _conclude(results: dict[str, Any], directory: Path) -> int:
+    """Write the report and print the claims, on the first process only."""
+    import os
+
+    failed = [claim["id"] for claim in results["claims"] if not claim["holds"]]
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        from heredity.report.page import write_report
+
+        page = write_report(directory)
+        for claim in results["claims"]:
+            measured = claim["measured"]
+            value = "not measured" if measured["value"] is None else f"{measured['value']:.4g}"
+            word = "holds" if claim["holds"] else "FAILS"
+            print(f"{word}  {claim['id']}: {value} ({measured['comparison']} {measured['threshold']:g})")
+        print(f"results {directory / 'results.json'}\nreport  {page}")
+    return 3 if failed else 0
+
+
+def _dry_run(order: Any) -> int:
+    system = order.system
+    if system.needs is None:
+        print(f"{system.name} does not say what it needs")
+        return 0
+    needs = system.load("needs")(order.config)
+    print(f"{system.name} {order.preset}, seed {order.seed}")
+    for source, state in needs.sources.items():
+        print(f"  data        {source}: {state}")
+    for name, count in needs.parameters.items():
+        print(f"  parameters  {name}: {count:,}")
+    for name, count in needs.steps.items():
+        print(f"  steps       {name}: {count:,}" if count else f"  steps       {name}: depends on the data")
+    print(f"  memory      about {needs.memory_mb:,.0f} MB")
+    return 0
+
+
+@dataclass(frozen=True)
+class ChallengeOptions:
+    """Run with every idea, then with each taken out in turn. A claim that survives without its idea is evidence of nothing."""
+
+    system: tyro.conf.Positional[str]
+    preset: tyro.conf.Positional[str] = "quick"
+    out: Path | None = None
+    """Directory; runs/SYSTEM-PRESET-challenge unless given."""
+    seed: int = 0
+    """First seed."""
+    seeds: int = 1
+    """Seeds for each ablation."""
+    resume: bool = False
+    """Go on with a challenge that was interrupted."""
+    limit_steps: int = 0
+    """Stop every training loop after so many steps (0: never)."""
+    data: str | None = None
+    """Data source to use instead of the preset's."""
+    config: Path | None = None
+    """A config.yaml to start from."""
+    devices: int = 1
+    """Devices (processes) a node."""
+    num_nodes: int = 1
+    """Nodes."""
+    precision: str = "32-true"
+    """Lightning Fabric's precision."""
+    strategy: str = "auto"
+    """Lightning Fabric's strategy."""
+    accelerator: str = "auto"
+    """Lightning Fabric's accelerator."""
+    quiet: bool = False
+    """No progress."""
+
+
+def _challenge(words: list[str]) -> int:
+    import shlex
+
+    options, extra = parse(ChallengeOptions, words, "heredity challenge", open_ended=True)
+    order = _order(
+        options, extra, shlex.join(["heredity", "challenge", *(word for word in words if word != "--resume")])
+    )
+    from heredity.core.execute import challenge
+    from heredity.core.progress import Reporter
+
+    directory = options.out or Path("runs") / f"{order.system.name}-{order.preset}-challenge"
+    if directory.exists() and any(directory.iterdir()) and not options.resume:
+        raise ConfigError(f"{directory} is not empty", remedy="add --resume, or choose another --out")
+    results = challenge(order, options.seeds, directory, resume=options.resume, reporter=Reporter(quiet=options.quiet))
+    for verdict in results["verdicts"]:
+        broken = [name for name, holds in verdict["holds_without"].items() if not holds]
+        print(
+            f"{verdict['verdict']:<20} {verdict['id']} (its idea: {verdict['depends_on']}; breaks without: {', '.join(broken)})"
+        )
+    print(f"results {directory / 'challenge.json'}")
+    return 0 if all(verdict["verdict"] == "supported" for verdict in results["verdicts"]) else 3
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Rebuild the report of a run from what is in its directory, and open it."""
+
+    directory: tyro.conf.Positional[Path]
+    open: bool = True
+    """Open it in the browser."""
+
+
+def _report(words: list[str]) -> int:
+    options = parse(ReportOptions, words, "heredity report")
+    import webbrowser
+
+    from heredity.report.page import write_report
+
+    page = write_report(options.directory)
+    print(page)
+    if options.open:
+        webbrowser.open(page.resolve().as_uri())
+    return 0
+
+
+@dataclass(frozen=True)
+class PedigreeOptions:
+    """Draw the family tree that a model file carries, after checking that it belongs to these weights."""
+
+    file: tyro.conf.Positional[Path]
+    json: bool = False
+    """Print JSON instead of a tree."""
+
+
+def _pedigree(words: list[str]) -> int:
+    options = parse(PedigreeOptions, words, "heredity pedigree")
+    from heredity.core.lineage import read_lineage
+
+    lineage = read_lineage(options.file)
+    print(json.dumps(lineage.to_plain(), indent=1) if options.json else "\n".join(_tree(lineage)))
+    return 0
+
+
+def _tree(lineage: Any, indent: str = "") -> list[str]:
+    marks = "".join(f"  [{mark}]" for mark in lineage.marks)
+    lines = [f"{indent}{lineage.name}  ({lineage.made_by}, {lineage.content[:12] or 'content unknown'}){marks}"]
+    for parent in lineage.parents:
+        lines += _tree(parent, indent + "  from ")
+    return [re.sub(r"[\x00-\x1f\x7f]", "?", line) for line in lines]
+
+
+@dataclass(frozen=True)
+class DataMakeOptions:
+    """Write a generated or embedded data set in a published layout."""
+
+    source: tyro.conf.Positional[str]
+    directory: tyro.conf.Positional[Path]
+    rows: int = 200
+    """Training images to write."""
+    seed: int = 0
+    """Seed of the choice."""
+
+
+def _data(words: list[str]) -> int:
+    from heredity.data.images import check_source, list_sources, make_source
+
+    if words and words[0] == "make":
+        options = parse(DataMakeOptions, words[1:], "heredity data make")
+        print(make_source(options.source, options.directory, rows=options.rows, seed=options.seed))
+        return 0
+    source = parse(_data_options, words, "heredity data")
+    if source is None:
+        for entry in list_sources():
+            print("  ".join(str(part) for part in entry))
+    else:
+        print(check_source(source))
+    return 0
+
+
+def _data_options(source: Annotated[str | None, tyro.conf.arg(metavar="[SOURCE]")] = None, /) -> str | None:
+    """List the data sources, or check that one has the layout it needs. To write one: heredity data make SOURCE DIR."""
+    return source
+
+
+def _verb(name: str, words: list[str]) -> int:
+    system = find_system(name)
+    verbs: dict[str, Callable[..., Any]] = dict(system.load("commands"))
+    if not words or words[0] in ("-h", "--help"):
+        print(f"{system.name}: {system.title}\n\nusage: heredity {name} VERB ...\n")
+        for verb, function in verbs.items():
+            print(f"  {verb:<12}{(function.__doc__ or '').strip().splitlines()[0]}")
+        print(f"\nTo run its experiment: heredity run {name}. Each verb has --help.")
+        return 0
+    if words[0] not in verbs:
+        raise ConfigError(f"{name} has no verb {words[0]!r}", remedy=suggestion(words[0], verbs))
+    result = parse(verbs[words[0]], words[1:], f"heredity {name} {words[0]}")
+    if result is not None:
+        print(result)
+    return 0
+
+
+if __name__ == "__main__":
+    main()
