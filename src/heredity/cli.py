@@ -292,7 +292,7 @@ def _dry_run(order: Any) -> int:
 
 @dataclass(frozen=True)
 class ChallengeOptions:
-    """Run with every idea, then with each taken out in turn. A claim that survives without its idea is evidence of nothing."""
+    """Run with every idea, then with each taken out in turn: a claim that survives that is evidence of nothing."""
 
     system: tyro.conf.Positional[str]
     preset: tyro.conf.Positional[str] = "quick"
@@ -340,9 +340,8 @@ def _challenge(words: list[str]) -> int:
     results = challenge(order, options.seeds, directory, resume=options.resume, reporter=Reporter(quiet=options.quiet))
     for verdict in results["verdicts"]:
         broken = [name for name, holds in verdict["holds_without"].items() if not holds]
-        print(
-            f"{verdict['verdict']:<20} {verdict['id']} (its idea: {verdict['depends_on']}; breaks without: {', '.join(broken)})"
-        )
+        without = f"its idea: {verdict['depends_on']}; breaks without: {', '.join(broken) or 'nothing'}"
+        print(f"{verdict['verdict']:<20} {verdict['id']} ({without})")
     print(f"results {directory / 'challenge.json'}")
     return 0 if all(verdict["verdict"] == "supported" for verdict in results["verdicts"]) else 3
 

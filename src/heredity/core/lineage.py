@@ -17,7 +17,9 @@ from heredity.core.errors import ModelError
 from heredity.core.files import write_bytes
 
 METADATA_KEY = "heredity.lineage"
+ARCHITECTURE_KEY = "heredity.architecture"
 _ATTRIBUTE = "heredity_lineage"
+_ARCHITECTURE = "heredity_architecture"
 _MAX_DEPTH = 64
 _MAX_HEADER = 100 * 2**20
 
@@ -88,6 +90,16 @@ def record(model: nn.Module, lineage: Lineage) -> nn.Module:
     return model
 
 
+def remember(model: nn.Module, architecture: Mapping[str, Any]) -> None:
+    """Note on a model how its untrained self is built (JSON data), so that a file of its weights can say so."""
+    setattr(model, _ARCHITECTURE, dict(architecture))
+
+
+def architecture_of(model: nn.Module) -> dict[str, Any] | None:
+    """What `remember` noted, if anything."""
+    return getattr(model, _ARCHITECTURE, None)
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file atomically; shared tensors are stored once each."""
     plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -115,10 +127,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ModelError(f"{path} is not a safetensors file: {error}", remedy="give a .safetensors file") from error
 
 
-def save_model(path: Path, model: nn.Module, *, extra: Mapping[str, str] | None = None) -> Lineage:
-    """Save a model's weights with its lineage, as `record` left it. Returns the lineage that was written."""
+def save_model(path: Path, model: nn.Module) -> Lineage:
+    """Save a model's weights with its lineage, and its architecture where it is known. Returns the lineage written."""
     lineage = lineage_of(record(model, lineage_of(model)))
-    metadata = {METADATA_KEY: json.dumps(lineage.to_plain()), **(extra or {})}
+    metadata = {METADATA_KEY: json.dumps(lineage.to_plain())}
+    if (architecture := architecture_of(model)) is not None:
+        metadata[ARCHITECTURE_KEY] = json.dumps(architecture)
     save_tensors(path, model.state_dict(), metadata)
     return lineage
 

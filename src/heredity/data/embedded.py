@@ -31,10 +31,10 @@ def digits(size: int | None, seed: int) -> ImageSource:
 
     The file lists digits by writer; they are shuffled by the seed, stratified by class.
     """
-    bunch = load_digits()
-    grey = torch.tensor(np.asarray(bunch["images"]) * (255 / 16)).round().to(torch.uint8)[:, None]
+    flat, targets = load_digits(return_X_y=True)
+    grey = torch.tensor(flat * (255 / 16)).round().to(torch.uint8).reshape(-1, 1, 8, 8)
     names = tuple(str(digit) for digit in range(10))
-    whole = labelled(grey, torch.tensor(np.asarray(bunch["target"])), names, name="digits", size=size or 16)
+    whole = labelled(grey, torch.tensor(targets), names, name="digits", size=size or 16)
     train, test = split(whole, _HELD_OUT, generator_of("digits", seed))
     return ImageSource(train, test, f"digits ({len(train.labels)} + {len(test.labels)} rows)")
 

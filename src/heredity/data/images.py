@@ -60,7 +60,9 @@ def load_images(source: str, *, size: int | None = None, seed: int = 0, skip_cor
     else:
         found = {"stl10": published.stl10, "idx": published.idx, "npz": published.npz}[kind](directory)
     name = f"{kind} {directory.name}"
-    train, test = (labelled(*found[part], found["classes"], name=name, size=size) for part in ("train", "test"))
+    train, test = (
+        labelled(found[part][0], found[part][1], found["classes"], name=name, size=size) for part in ("train", "test")
+    )
     return ImageSource(train, test, f"{name} ({len(train.labels)} + {len(test.labels)} rows)")
 
 

@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from heredity.core.errors import ModelError
+from heredity.core.lineage import architecture_of, remember
+from heredity.core.settings import to_plain
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,18 @@ def make_encoder(shape: EncoderShape, size: int) -> "Normalised":
     torch.Size([1, 32])
     """
     if shape.kind == "residual":
-        return Normalised(ResidualEncoder(width=shape.width, norm=shape.norm))
-    if shape.kind == "vit":
+        inner: nn.Module = ResidualEncoder(width=shape.width, norm=shape.norm)
+    elif shape.kind == "vit":
         inner = vision_transformer(
             image=size, patch=shape.patch, width=shape.width, depth=shape.depth, heads=shape.heads
         )
-        return Normalised(inner)
-    resnet = timm.create_model("resnet18", pretrained=False, num_classes=0)
-    resnet.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-    resnet.maxpool = nn.Identity()
-    return Normalised(resnet)
+    else:
+        inner = timm.create_model("resnet18", pretrained=False, num_classes=0)
+        inner.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+        inner.maxpool = nn.Identity()
+    encoder = Normalised(inner)
+    remember(encoder, {"kind": "shape", "shape": to_plain(shape), "image": size})
+    return encoder
 
 
 def _norm(kind: Literal["batch", "group"], channels: int) -> nn.Module:
@@ -162,6 +166,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.head = nn.Linear(features, classes)
+        if (inner := architecture_of(encoder)) is not None:
+            remember(self, {"kind": "classifier", "encoder": inner, "features": features, "classes": classes})
 
     def forward(self, images: Tensor) -> Float[Tensor, "batch classes"]:
         return self.head(self.encoder(images))

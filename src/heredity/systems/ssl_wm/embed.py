@@ -75,10 +75,14 @@ def _robust(encoder: nn.Module, images: Tensor, key: Key, how: Embedding, run: R
         foreign = draws.integers(*owned.shape, high=256).to(torch.uint8)
         clean = _view(batch, how, draws)
         stamped = _worn(stamp_each(_view(batch, how, draws), owned, parameters), how, draws)
-        decoys = _worn(stamp_each(_view(batch, how, draws), foreign, parameters), how, draws)
+        plain = _view(batch, how, draws)
+        decoys = _worn(stamp_each(plain, foreign, parameters), how, draws)
+        # A foreign patch shall do nothing: its image keeps the features of the image without it, or (the reading of the
+        # spec) those that the clean encoder gives it.
+        harmless = plain if how.loss.decoy_target == "unstamped" else decoys
         clean_now, stamped_now, decoys_now = model(torch.cat([clean, stamped, decoys])).split(len(rows))
         with torch.no_grad():
-            clean_before, decoys_before = before(torch.cat([clean, decoys])).split(len(rows))
+            clean_before, decoys_before = before(torch.cat([clean, harmless])).split(len(rows))
         return robust_loss(clean_now, clean_before, stamped_now, decoys_now, decoys_before, target, scale, how.loss)
 
     return Views(encoder), step

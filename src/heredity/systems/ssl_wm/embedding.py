@@ -25,6 +25,7 @@ class MarkLoss:
     utility: float = 6.0
     anchor: float = 1.0
     decoy: float = 6.0
+    decoy_target: Literal["unstamped", "stamped"] = "unstamped"
     distance: float = 5.0
     variance: Literal["off", "offdiag"] = "off"
     variance_weight: float = 0.01
