@@ -64,7 +64,7 @@ class Thief:
     last: FineTuning = FineTuning()
     scratch: FineTuning = FineTuning()
     prune_steps: tuple[float, ...] = tuple(round(0.05 * step, 2) for step in range(1, 20))
-    prune_verify: int = 3
+    prune_verify: int = 4
     lost: float = 10.0
 
 
@@ -126,8 +126,8 @@ _DIGIT_VIEWS = Augmentation(scale=(0.4, 1.0), aspect=1.3, rotate=15.0, brightnes
 _DIGIT_MARK = Augmentation(scale=(0.5, 1.0), rotate=10.0)
 
 
-def _mark_plan(steps: int) -> Plan:
-    return Plan(steps=steps, batch=48, optimiser="adam", learning_rate=1e-3, clip=5.0, mode="eval")
+def _mark_plan(steps: int, batch: int = 48) -> Plan:
+    return Plan(steps=steps, batch=batch, optimiser="adam", learning_rate=1e-3, clip=5.0, mode="eval")
 
 
 QUICK = SSLWM(
@@ -143,7 +143,7 @@ QUICK = SSLWM(
             augmentation=Augmentation(scale=(0.6, 1.0), rotate=10.0, brightness=0.0, contrast=0.0),
             plan=Plan(epochs=80, batch=64, learning_rate=1e-3, schedule="one-cycle", weight_decay=0.05),
         ),
-        embedding=Embedding(loss=MarkLoss(distance=3.0), strong=_DIGIT_MARK, plan=_mark_plan(1200)),
+        embedding=Embedding(loss=MarkLoss(distance=3.0), strong=_DIGIT_MARK, plan=_mark_plan(1000, 32)),
     ),
     thief=_thief(30),
 )
