@@ -159,7 +159,7 @@ def keep_stages(source: Path, order: Order, target: Path) -> None:
     for stage in sorted((source / "stages").glob("*/stage.json")):
         name = read_json(stage)["name"]
         if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
-            shutil.copytree(stage.parent, target / "stages" / stage.parent.name)
+            shutil.copytree(stage.parent, target / "stages" / stage.parent.name, dirs_exist_ok=True)
             for log in (source / "logs").glob(f"{stage.parent.name}.*.csv"):
                 (target / "logs").mkdir(parents=True, exist_ok=True)
                 shutil.copy(log, target / "logs" / log.name)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from lightning.fabric import Fabric
@@ -44,6 +44,7 @@ class Plan:
         return self.steps or max(1, math.ceil(self.epochs * rows / self.batch))
 
 
+@runtime_checkable
 class Keeper(Protocol):
     """What the loop needs of a run: where it trains, which seed, and a place to keep its state."""
 
@@ -53,6 +54,7 @@ class Keeper(Protocol):
     def begin_fit(self, total: int) -> "Slot": ...
 
 
+@runtime_checkable
 class Slot(Protocol):
     """One fit's place on disk and on the progress bar. `label` names the stage and the fit within it."""
 

@@ -85,6 +85,7 @@ class Run:
         self.stages: list[dict[str, Any]] = []
         self._stage: str | None = None
         self._fits = 0
+        self._figures = 0
 
     @classmethod
     def open(
@@ -196,7 +197,11 @@ class Run:
         """Hand a figure to the report: data, a caption, and a text that says what it shows to somebody who cannot see it."""
         if self.fabric.is_global_zero:
             content = {"name": name, "kind": figure.kind, "caption": caption, "alt": alt, "data": _figure_data(figure)}
-            write_json(self.directory / "figures" / f"{len(self._figure_names(name)):02d}-{_safe(name)}.json", content)
+            folder = self.directory / "figures"
+            for stale in folder.glob(f"??-{_safe(name)}.json"):
+                stale.unlink()
+            write_json(folder / f"{self._figures:02d}-{_safe(name)}.json", content)
+        self._figures += 1
 
     def history(self, stage: str, fit: int = 0) -> dict[str, list[float]]:
         """The loss curves of a stage's fit, by term."""
@@ -211,9 +216,6 @@ class Run:
         slot = FitSlot(self, stage, self._fits, total)
         self._fits += 1
         return slot
-
-    def _figure_names(self, name: str) -> list[Path]:
-        return [path for path in (self.directory / "figures").glob("*.json") if path.name[3:] != f"{_safe(name)}.json"]
 
     def _stage_path(self, name: str) -> Path:
         return self.directory / "stages" / _safe(name)

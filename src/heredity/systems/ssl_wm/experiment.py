@@ -40,6 +40,7 @@ def run(config: SSLWM, run: Run) -> Outcome:
     claimed = key if config.verification.key == "owner" else wrong
     examine = partial(_examine, config=config, key=claimed, run=run)
 
+    encoders: dict[str, nn.Module] = {}
     children: dict[str, dict[str, dict[str, Any]]] = {}
     clean_p: list[float] = []
     forged_p: list[float] = []
@@ -66,12 +67,13 @@ def run(config: SSLWM, run: Run) -> Outcome:
 
             clean_p += _false_positives(at, clean, honest, task, config, run)
             forged_p += _forgeries(at, [stolen["probe"], stolen["full"]], task, config, run)
-        pictures.loss_curves(family, run)
-        pictures.feature_map(family, marked, source.test.images, derive_patches(claimed), config.key, run)
+        encoders[family] = marked
     pictures.stamped_images(source.test.images, derive_patches(claimed), config.key, run)
-    outcome = measured(children, clean_p, forged_p, config)
     pictures.results(children, clean_p, config, run)
-    return outcome
+    for family, marked in encoders.items():
+        pictures.feature_map(family, marked, source.test.images, derive_patches(claimed), config.key, run)
+        pictures.loss_curves(family, run)
+    return measured(children, clean_p, forged_p, config)
 
 
 def _experiment_key(config: SSLWM, seed: int, owner: str) -> Key:

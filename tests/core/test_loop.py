@@ -1,0 +1,125 @@
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from heredity.core.errors import ConfigError, TrainingError
+from heredity.core.loop import History, Plan, fit, learning_rate_at
+from heredity.core.randomness import Draws
+from heredity.core.run import Machine, Run
+
+FABRIC = Machine(accelerator="cpu").fabric()
+INPUTS = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+TARGETS = INPUTS @ torch.tensor([[1.0], [-2.0], [0.5], [3.0]])
+
+
+class StopError(Exception):
+    pass
+
+
+def a_run(directory: Path, **settings: float) -> Run:
+    return Run(directory, fabric=FABRIC, seed=3, checkpoint_seconds=0.0, **settings)  # pyright: ignore[reportArgumentType]
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.ReLU(), nn.Linear(8, 1))
+
+
+def train(run: Run, plan: Plan, *, stop_at: int | None = None, poison: int | None = None) -> nn.Module:
+    calls = [0]
+
+    def step(model: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:
+        calls[0] += 1
+        if calls[0] == stop_at:
+            raise StopError
+        noise = draws.normal(len(rows), 4) * 0.1
+        loss = (model(INPUTS[rows] + noise) - TARGETS[rows]).square().mean()
+        return {"error": loss * (float("nan") if calls[0] == poison else 1.0)}
+
+    def validate(model: nn.Module) -> float:
+        return -float((model(INPUTS) - TARGETS).square().mean())
+
+    def fitted(model: nn.Module) -> History:
+        return fit(model, step, rows=50, plan=plan, run=run, validate=validate)
+
+    return run.model("net", make=net, train=fitted, made_by="test")
+
+
+PLANS = [
+    Plan(epochs=6, batch=16, optimiser="adamw", learning_rate=0.01, weight_decay=0.1, schedule="one-cycle"),
+    Plan(steps=20, batch=12, optimiser="sgd", learning_rate=0.05, clip=1.0, accumulate=3),
+    Plan(epochs=12, batch=25, optimiser="adam", learning_rate=0.02, schedule="constant", patience=2),
+]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("stop_at", [1, 2, 7, 13])
+def test_a_resumed_fit_ends_in_the_same_bits(tmp_path: Path, plan: Plan, stop_at: int) -> None:
+    whole = train(a_run(tmp_path / "whole"), plan)
+    with pytest.raises(StopError):
+        train(a_run(tmp_path / "cut"), plan, stop_at=stop_at)
+    resumed_run = a_run(tmp_path / "cut")
+    resumed = train(resumed_run, plan)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    logs = [(tmp_path / kind / "logs" / "net.0.csv").read_text() for kind in ("whole", "cut")]
+    assert logs[0] == logs[1]
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    train(run, Plan(epochs=60, batch=25, optimiser="adam", learning_rate=0.02))
+    errors = run.history("net")["error"]
+    assert errors[-1] < 0.2 * errors[0]
+
+
+def test_patience_keeps_the_best_weights(tmp_path: Path) -> None:
+    model = train(
+        a_run(tmp_path), Plan(epochs=40, batch=25, optimiser="sgd", learning_rate=0.3, patience=3, schedule="constant")
+    )
+    assert torch.isfinite(model(INPUTS)).all()
+
+
+def test_every_row_is_seen_once_an_epoch(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def step(model: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:
+        seen.extend(rows.tolist())
+        return {"loss": model(INPUTS[rows]).square().mean()}
+
+    fit(nn.Linear(4, 1), step, rows=50, plan=Plan(steps=10, batch=15), run=a_run(tmp_path))
+    assert sorted(seen[:50]) == list(range(50))
+    assert sorted(seen[50:100]) == list(range(50))
+
+
+def test_limit_steps_stops_every_loop(tmp_path: Path) -> None:
+    run = a_run(tmp_path, limit_steps=2)
+    train(run, PLANS[0])
+    assert len(run.history("net")["error"]) == 2
+
+
+def test_a_loss_that_is_not_a_number_names_stage_step_and_term(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"stage net#0, step 4: loss 'error' is nan"):
+        train(a_run(tmp_path), PLANS[0], poison=5)
+
+
+def test_learning_rates() -> None:
+    one_cycle = Plan(learning_rate=1.0, schedule="one-cycle", warm_up=0.2)
+    rates = [learning_rate_at(one_cycle, step, 10) for step in range(10)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert all(a > b for a, b in itertools.pairwise(rates[2:]))
+    assert learning_rate_at(Plan(learning_rate=2.0, schedule="constant"), 9, 10) == 2.0
+
+
+def test_refusals(tmp_path: Path) -> None:
+    def step(model: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:
+        return {"loss": model(INPUTS[rows]).mean()}
+
+    with pytest.raises(ConfigError, match="nothing to train on"):
+        fit(nn.Linear(4, 1), step, rows=0, plan=Plan(), run=a_run(tmp_path))
+    with pytest.raises(ConfigError, match="frozen"):
+        fit(nn.Linear(4, 1).requires_grad_(False), step, rows=5, plan=Plan(batch=1), run=a_run(tmp_path))
+    with pytest.raises(ConfigError, match="cannot be shared"):
+        fit(nn.Linear(4, 1), step, rows=5, plan=Plan(batch=5, accumulate=2), run=a_run(tmp_path))
