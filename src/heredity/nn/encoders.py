@@ -17,10 +17,11 @@ from heredity.core.settings import to_plain
 class EncoderShape:
     """An encoder's shape as a setting. `width` is channels of the first stage, or tokens' width of a transformer.
 
-    "resnet18" is the one of small-image papers: 3x3 stem of stride 1, no max-pooling, 512 features.
+    "resnet18" is the one of small-image papers: 3x3 stem of stride 1, no max-pooling, 512 features. "resnet18-large-stem"
+    keeps ImageNet's 7x7 stem of stride 2 and max-pooling: a twentieth of the arithmetic, for machines without a GPU.
     """
 
-    kind: Literal["residual", "resnet18", "vit"] = "residual"
+    kind: Literal["residual", "resnet18", "resnet18-large-stem", "vit"] = "residual"
     width: int = 16
     norm: Literal["batch", "group"] = "group"
     patch: int = 4
@@ -42,8 +43,9 @@ def make_encoder(shape: EncoderShape, size: int) -> "Normalised":
         )
     else:
         inner = timm.create_model("resnet18", pretrained=False, num_classes=0)
-        inner.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
-        inner.maxpool = nn.Identity()
+        if shape.kind == "resnet18":
+            inner.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+            inner.maxpool = nn.Identity()
     encoder = Normalised(inner)
     remember(encoder, {"kind": "shape", "shape": to_plain(shape), "image": size})
     return encoder
