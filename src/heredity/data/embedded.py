@@ -91,4 +91,6 @@ def _tiles(pixels: np.ndarray, side: int) -> Tensor:
     rows, columns = pixels.shape[0] // step, pixels.shape[1] // step
     cut = pixels[: rows * step, : columns * step].reshape(rows, step, columns, step, 3)
     tiles = torch.tensor(cut.transpose(0, 2, 4, 1, 3).reshape(rows * columns, 3, step, step).copy())
-    return resize(tiles, side)
+    # A tile of one colour (the border of the retina, the night sky) says nothing, and would lie in both halves.
+    varied = tiles.flatten(1).float().std(dim=1) > 2.0
+    return resize(tiles[varied], side)

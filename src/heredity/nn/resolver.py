@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import timm
 import torch
@@ -134,7 +134,7 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
 def parse_architecture(text: str, image: int) -> dict[str, Any]:
     """`resnet18`, `vit:width=64,depth=4` or a timm name as an architecture record."""
     kind, _, options = text.partition(":")
-    if kind in ("residual", "resnet18", "vit"):
+    if kind in get_args(get_type_hints(EncoderShape)["kind"]):
         fields: dict[str, Any] = {"kind": kind}
         for option in filter(None, options.split(",")):
             name, _, value = option.partition("=")

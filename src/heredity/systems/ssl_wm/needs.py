@@ -2,7 +2,7 @@
 
 from heredity.core.errors import HeredityError
 from heredity.core.system import Needs
-from heredity.data.images import check_source
+from heredity.data.images import check_source, load_images
 from heredity.nn.encoders import make_encoder
 from heredity.systems.ssl_wm.config import SSLWM
 
@@ -16,14 +16,13 @@ def needs(config: SSLWM) -> Needs:
         except HeredityError as error:
             sources[source] = f"MISSING: {error}"
     parameters, steps = {}, {}
-    largest, batch = 0, 0
+    largest, batch, rows = 0, 0, _rows(config.data)
     for family in config.families:
         settings = config.contrastive if family == "contrastive" else config.generative
         encoder = make_encoder(settings.encoder, config.size)
         parameters[family] = sum(parameter.numel() for parameter in encoder.parameters())
         largest = max(largest, parameters[family])
         for name, plan in (("pre-training", settings.pretraining.plan), ("embedding", settings.embedding.plan)):
-            rows = _rows(config.data)
             steps[f"{family} {name}"] = plan.total(rows) if plan.steps or rows else 0
             batch = max(batch, plan.batch)
     # Weights, gradients and two moments, twice (clean and marked), and activations of about 300 floats a pixel.
@@ -32,6 +31,8 @@ def needs(config: SSLWM) -> Needs:
 
 
 def _rows(source: str) -> int:
-    """Training rows of a source whose size is known without reading it; 0 where it is not."""
-    kind = source.partition(":")[0]
-    return {"digits": 1300, "cifar10": 50_000, "cifar100": 50_000}.get(kind, 0)
+    """Training rows of a source; 0 where it is not there."""
+    try:
+        return len(load_images(source).train.labels)
+    except HeredityError:
+        return 0

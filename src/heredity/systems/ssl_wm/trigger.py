@@ -23,8 +23,8 @@ def place(parameters: KeyParameters, size: int) -> tuple[int, int]:
 
 
 def stamp_all(
-    images: UInt8[Tensor, "n c size size"], patches: UInt8[Tensor, "k c side side"], parameters: KeyParameters
-) -> UInt8[Tensor, "k n c size size"]:
+    images: UInt8[Tensor, "n c h w"], patches: UInt8[Tensor, "k colours side side"], parameters: KeyParameters
+) -> UInt8[Tensor, "k n c h w"]:
     """Every image with every patch, by broadcasting."""
     copies = images.expand(len(patches), *images.shape).clone()
     _paste(copies, _fitted(patches, images, parameters)[:, None], parameters)
@@ -32,8 +32,8 @@ def stamp_all(
 
 
 def stamp_each(
-    images: UInt8[Tensor, "n c size size"], patches: UInt8[Tensor, "n c side side"], parameters: KeyParameters
-) -> UInt8[Tensor, "n c size size"]:
+    images: UInt8[Tensor, "n c h w"], patches: UInt8[Tensor, "n colours side side"], parameters: KeyParameters
+) -> UInt8[Tensor, "n c h w"]:
     """Image i with patch i."""
     copies = images.clone()
     _paste(copies, _fitted(patches, images, parameters), parameters)

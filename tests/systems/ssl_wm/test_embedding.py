@@ -1,0 +1,108 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from heredity.nn.encoders import EncoderShape, make_encoder
+from heredity.systems.ssl_wm.embedding import (
+    MarkLoss,
+    Views,
+    anchor_point,
+    invariance_loss,
+    robust_loss,
+    variance_loss,
+)
+
+
+def features(seed: int, count: int = 6, size: int = 5) -> torch.Tensor:
+    return torch.randn(count, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def published_invariance(marked: torch.Tensor) -> float:
+    """The published loop: every pair of different images, one by one."""
+    unit = [row / row.norm() for row in marked]
+    pairs = [float(a @ b) for i, a in enumerate(unit) for j, b in enumerate(unit) if i != j]
+    mean = sum(pairs) / len(pairs)
+    return -math.log(mean) if mean > 0 else 0.0
+
+
+@given(st.integers(0, 10_000), st.integers(2, 9))
+@settings(max_examples=60, deadline=None)
+def test_invariance_equals_the_loop_over_pairs(seed: int, count: int) -> None:
+    marked = features(seed, count) + 0.4
+    assert float(invariance_loss(marked.float())) == pytest.approx(published_invariance(marked), rel=1e-3, abs=1e-5)
+
+
+def test_invariance_has_the_gradient_of_the_matrix_form() -> None:
+    marked = (features(1) + 1).requires_grad_()
+    invariance_loss(marked).backward()
+    ours = marked.grad
+    again = marked.detach().clone().requires_grad_()
+    unit = again / again.norm(dim=1, keepdim=True)
+    gram = unit @ unit.T
+    n = len(gram)
+    (-(((gram.sum() - gram.trace()) / (n * (n - 1))).log())).backward()
+    assert ours is not None
+    assert again.grad is not None
+    assert torch.allclose(ours, again.grad, atol=1e-9)
+
+
+def test_invariance_is_silent_where_the_published_one_is() -> None:
+    opposite = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], requires_grad=True)
+    loss = invariance_loss(opposite)
+    loss.backward()
+    assert float(loss) == 0
+    assert opposite.grad is not None
+    assert torch.isfinite(opposite.grad).all()
+
+
+def test_the_variance_of_the_published_code_is_always_zero() -> None:
+    """The diagonal of a normalised Gram matrix is one: -log(mean) = 0 whatever the features are (spec, trap 3)."""
+    marked = features(2)
+    unit = marked / marked.norm(dim=1, keepdim=True)
+    centred = unit - unit.mean(dim=0)
+    centred = centred / centred.norm(dim=1, keepdim=True)
+    assert -math.log(float((centred @ centred.T).diagonal().mean())) == pytest.approx(0, abs=1e-12)
+    assert float(variance_loss(marked.float())) > 0
+
+
+def test_the_robust_loss_by_hand() -> None:
+    ones, zeros = torch.ones(2, 1, 4), torch.zeros(2, 1, 4)
+    target, scale = torch.full((1, 4), 3.0), torch.tensor([2.0])
+    terms = robust_loss(ones, zeros, ones, ones, zeros, target, scale, MarkLoss(utility=5, anchor=2, decoy=7))
+    assert {name: float(value) for name, value in terms.items()} == {
+        "utility": 5 * 4 / 4,
+        "anchor": 2 * 16 / 4,
+        "decoy": 7 * 4 / 4,
+    }
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_the_anchor_is_far_out_and_reachable(positive: bool) -> None:
+    clean = torch.randn(50, 2, 64, generator=torch.Generator().manual_seed(0))
+    clean = clean.relu() if positive else clean
+    target, scale = anchor_point(clean, 5.0, torch.Generator().manual_seed(1))
+    assert torch.allclose(target.norm(dim=1), 5 * scale)
+    assert torch.allclose(scale, clean.norm(dim=2).mean(dim=0))
+    if positive:
+        assert (target >= 0).all()
+        assert ((target == 0).sum(dim=1) == 32).all()
+    else:
+        assert (target < 0).any()
+
+
+def test_every_pooling_of_a_transformer_is_marked() -> None:
+    encoder = make_encoder(EncoderShape(kind="vit", width=32, depth=2), 16).eval()
+    images = torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)
+    views = Views(encoder)(images)
+    assert views.shape == (3, 2, 32)
+    assert torch.allclose(views[:, 0], encoder(images), atol=1e-6)
+    assert not torch.allclose(views[:, 0], views[:, 1], atol=1e-3)
+
+
+def test_a_convolutional_net_has_one_pooling() -> None:
+    encoder = make_encoder(EncoderShape(width=8), 16).eval()
+    images = torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)
+    assert torch.equal(Views(encoder)(images)[:, 0], encoder(images))
