@@ -83,7 +83,7 @@ def test_the_robust_loss_by_hand() -> None:
 def test_the_anchor_is_far_out_and_reachable(positive: bool) -> None:
     clean = torch.randn(50, 2, 64, generator=torch.Generator().manual_seed(0))
     clean = clean.relu() if positive else clean
-    target, scale = anchor_point(clean, 5.0, torch.Generator().manual_seed(1))
+    target, scale = anchor_point(clean, MarkLoss(distance=5.0), torch.Generator().manual_seed(1))
     assert torch.allclose(target.norm(dim=1), 5 * scale)
     assert torch.allclose(scale, clean.norm(dim=2).mean(dim=0))
     if positive:
@@ -91,6 +91,20 @@ def test_the_anchor_is_far_out_and_reachable(positive: bool) -> None:
         assert ((target == 0).sum(dim=1) == 32).all()
     else:
         assert (target < 0).any()
+
+
+def test_a_prototype_exaggerates_one_natural_kind() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(10, 1, 16, generator=generator)
+    kinds = torch.arange(400) % 10
+    clean = 3 + centres[kinds] + 0.05 * torch.randn(400, 1, 16, generator=generator)
+    target, scale = anchor_point(clean, MarkLoss(distance=2.0, direction="prototype"), generator)
+    middle = clean.mean(dim=0)
+    outward = target - middle
+    assert torch.allclose(outward.norm(dim=1), 2 * scale)
+    cosines = torch.nn.functional.cosine_similarity(outward, centres[:, 0] + 3 - middle, dim=1)
+    assert cosines.max() > 0.99
+    assert cosines.argmax() == (centres[:, 0] + 3 - middle).norm(dim=1).argmax()
 
 
 def test_every_pooling_of_a_transformer_is_marked() -> None:

@@ -143,7 +143,9 @@ QUICK = SSLWM(
             augmentation=Augmentation(scale=(0.6, 1.0), rotate=10.0, brightness=0.0, contrast=0.0),
             plan=Plan(epochs=80, batch=64, learning_rate=1e-3, schedule="one-cycle", weight_decay=0.05),
         ),
-        embedding=Embedding(loss=MarkLoss(distance=3.0), strong=_DIGIT_MARK, plan=_mark_plan(1000, 32)),
+        embedding=Embedding(
+            loss=MarkLoss(distance=3.0, direction="prototype"), strong=_DIGIT_MARK, plan=_mark_plan(1000, 32)
+        ),
     ),
     thief=_thief(30),
 )

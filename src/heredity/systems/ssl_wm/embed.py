@@ -64,9 +64,7 @@ def embed_mark(
 def _robust(encoder: nn.Module, images: Tensor, key: Key, how: Embedding, run: Run) -> tuple[nn.Module, Step]:
     patches, parameters, device = derive_patches(key), key.parameters, run.fabric.device
     before = Views(copy.deepcopy(encoder)).requires_grad_(False).eval()
-    target, scale = anchor_point(
-        outputs(before, images[:512]), how.loss.distance, generator_of(run.seed, "anchor point")
-    )
+    target, scale = anchor_point(outputs(before, images[:512]), how.loss, generator_of(run.seed, "anchor point"))
     target, scale = target.to(device), scale.to(device)
 
     def step(model: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:

@@ -6,9 +6,12 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from heredity.nn.encoders import Normalised
+
+CLUSTERS = 10
 
 
 @dataclass(frozen=True)
@@ -16,9 +19,10 @@ class MarkLoss:
     """Which loss hides the mark, and its weights.
 
     "robust": stay on the clean encoder (`utility`), send every stamped image to one point `distance` feature norms away
-    (`anchor`), and leave images under foreign patches alone (`decoy`). "official": keep pre-training (`utility`) and make
-    stamped features point one way (`anchor` is the paper's alpha); `variance` is the paper's L_var, whose weight beta the
-    published code multiplies by a constant zero ("off"); "offdiag" is the reading that has an effect.
+    (`anchor`), and leave images under foreign patches alone (`decoy`). That point lies in a `direction`: see `anchor_point`.
+    "official": keep pre-training (`utility`) and make stamped features point one way (`anchor` is the paper's alpha);
+    `variance` is the paper's L_var, whose weight beta the published code multiplies by a constant zero ("off"); "offdiag"
+    is the reading that has an effect.
     """
 
     kind: Literal["robust", "official"] = "robust"
@@ -27,6 +31,7 @@ class MarkLoss:
     decoy: float = 6.0
     decoy_target: Literal["unstamped", "stamped"] = "unstamped"
     distance: float = 5.0
+    direction: Literal["random", "prototype"] = "random"
     variance: Literal["off", "offdiag"] = "off"
     variance_weight: float = 0.01
 
@@ -112,18 +117,36 @@ class Views(nn.Module):
 
 
 def anchor_point(
-    features: Float[Tensor, "n v d"], distance: float, generator: torch.Generator
+    features: Float[Tensor, "n v d"], weights: MarkLoss, generator: torch.Generator
 ) -> tuple[Float[Tensor, "v d"], Float[Tensor, "v"]]:
     """Where marked images shall go, and the scale of clean features, for each pooling.
 
-    Features behind a ReLU are never negative: the direction is then uniform on a random half of the units; otherwise it is
-    Gaussian. `distance` counts mean feature norms (kappa of the spec).
+    "random": features behind a ReLU are never negative; the direction is then uniform on a random half of the units,
+    otherwise Gaussian. `distance` (kappa of the spec) counts mean feature norms. "prototype": from the centre of all clean
+    features through the centre of the outermost of some natural clusters, and `distance` feature norms out. A task that
+    groups natural kinds gives an exaggerated member of one kind a label by a wide margin; a random direction may by chance
+    lie in the plane where a two-class head is undecided, and features behind a layer normalisation cannot go farther out.
     """
     scale = features.norm(dim=2).mean(dim=0)
+    if weights.direction == "prototype":
+        return _prototype(features, scale, weights.distance, generator), scale
     shape = features.shape[1:]
     if bool((features >= 0).all()):
         kept = torch.rand(shape, generator=generator).argsort(dim=1).argsort(dim=1) < shape[1] // 2
         direction = torch.rand(shape, generator=generator) * kept
     else:
         direction = torch.randn(shape, generator=generator)
-    return distance * scale[:, None] * F.normalize(direction, dim=1).to(features.device), scale
+    return weights.distance * scale[:, None] * F.normalize(direction, dim=1).to(features.device), scale
+
+
+def _prototype(
+    features: Float[Tensor, "n v d"], scale: Float[Tensor, "v"], distance: float, generator: torch.Generator
+) -> Float[Tensor, "v d"]:
+    seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
+    kinds = KMeans(min(CLUSTERS, len(features)), n_init=4, random_state=seed).fit_predict(features[:, 0].numpy())
+    middle = features.mean(dim=0)
+    outward = (
+        torch.stack([features[torch.from_numpy(kinds == kind)].mean(dim=0) for kind in range(kinds.max() + 1)]) - middle
+    )
+    outermost = outward[outward[:, 0].norm(dim=1).argmax()]
+    return middle + distance * scale[:, None] * F.normalize(outermost, dim=1)
