@@ -143,7 +143,8 @@ def _prototype(
     features: Float[Tensor, "n v d"], scale: Float[Tensor, "v"], distance: float, generator: torch.Generator
 ) -> Float[Tensor, "v d"]:
     seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
-    kinds = KMeans(min(CLUSTERS, len(features)), n_init=4, random_state=seed).fit_predict(features[:, 0].numpy())
+    clusters = KMeans(min(CLUSTERS, len(features)), n_init=4, random_state=seed)  # pyright: ignore[reportArgumentType]
+    kinds = clusters.fit_predict(features[:, 0].numpy())
     middle = features.mean(dim=0)
     outward = (
         torch.stack([features[torch.from_numpy(kinds == kind)].mean(dim=0) for kind in range(kinds.max() + 1)]) - middle
