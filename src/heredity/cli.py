@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,12 +87,12 @@ def dispatch(words: Sequence[str]) -> int:
     raise ConfigError(f"unknown command {command!r}", remedy=suggestion(command, [*commands, *names()]))
 
 
-def parse(kind: Any, words: list[str], prog: str, *, open_ended: bool = False) -> Any:
-    """tyro, with its errors as one line. With `open_ended`, returns (options, the words it did not know)."""
+def parse(kind: Any, words: list[str], prog: str) -> Any:
+    """tyro, with its errors as one line."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, args=words, prog=prog, return_unknown_args=open_ended)
+            return tyro.cli(kind, args=words, prog=prog)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -176,29 +176,25 @@ def _show(words: list[str]) -> int:
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """Run a system and judge its claims. Every field of its config is an option too: --thief.rows 400."""
+class Options:
+    """What a run and a challenge have in common."""
 
     system: tyro.conf.Positional[str]
     preset: tyro.conf.Positional[str] = "quick"
     out: Path | None = None
-    """Directory of the run; runs/SYSTEM-PRESET unless given."""
+    """Directory of the run; runs/SYSTEM-PRESET unless given (with -challenge for a challenge)."""
     seed: int = 0
     """Seed of the run, or the first of several."""
     seeds: int = 1
     """How many seeds to run, each in a directory of its own; claims are then judged over all of them."""
     resume: bool = False
     """Go on with a run that was interrupted."""
-    dry_run: bool = False
-    """Say what the run would take, and which data is missing, without running."""
     limit_steps: int = 0
     """Stop every training loop after so many steps (0: never). For trying a recipe out."""
     data: str | None = None
     """Data source to use instead of the preset's, e.g. imagefolder:DIR; see heredity data."""
     config: Path | None = None
     """A config.yaml to repeat, or a file with some fields to change."""
-    ablation: str | None = None
-    """Take one idea out; see heredity show SYSTEM."""
     devices: int = 1
     """Devices (processes) a node."""
     num_nodes: int = 1
@@ -211,6 +207,23 @@ class RunOptions:
     """Lightning Fabric's accelerator: auto, cpu, gpu, ..."""
     quiet: bool = False
     """No progress."""
+
+
+@dataclass(frozen=True)
+class RunOptions(Options):
+    """Run a system and judge its claims. Every field of its config is an option too: --thief.rows 400."""
+
+    dry_run: bool = False
+    """Say what the run would take, and which data is missing, without running."""
+    ablation: str | None = None
+    """Take one idea out; see heredity show SYSTEM."""
+
+
+def _with_settings(kind: Any, words: list[str], prog: str) -> tuple[Any, list[str]]:
+    from heredity.core.overrides import set_apart
+
+    kept, extra = set_apart(words, {"help", *(field.name for field in fields(kind))})
+    return parse(kind, kept, prog), extra
 
 
 def _order(options: Any, extra: Sequence[str], command: str) -> Any:
@@ -239,7 +252,7 @@ def _order(options: Any, extra: Sequence[str], command: str) -> Any:
 def _run(words: list[str]) -> int:
     import shlex
 
-    options, extra = parse(RunOptions, words, "heredity run", open_ended=True)
+    options, extra = _with_settings(RunOptions, words, "heredity run")
     order = _order(options, extra, shlex.join(["heredity", "run", *(word for word in words if word != "--resume")]))
     directory = options.out or Path("runs") / f"{order.system.name}-{order.preset}"
     if options.dry_run:
@@ -291,43 +304,14 @@ def _dry_run(order: Any) -> int:
 
 
 @dataclass(frozen=True)
-class ChallengeOptions:
+class ChallengeOptions(Options):
     """Run with every idea, then with each taken out in turn: a claim that survives that is evidence of nothing."""
-
-    system: tyro.conf.Positional[str]
-    preset: tyro.conf.Positional[str] = "quick"
-    out: Path | None = None
-    """Directory; runs/SYSTEM-PRESET-challenge unless given."""
-    seed: int = 0
-    """First seed."""
-    seeds: int = 1
-    """Seeds for each ablation."""
-    resume: bool = False
-    """Go on with a challenge that was interrupted."""
-    limit_steps: int = 0
-    """Stop every training loop after so many steps (0: never)."""
-    data: str | None = None
-    """Data source to use instead of the preset's."""
-    config: Path | None = None
-    """A config.yaml to start from."""
-    devices: int = 1
-    """Devices (processes) a node."""
-    num_nodes: int = 1
-    """Nodes."""
-    precision: str = "32-true"
-    """Lightning Fabric's precision."""
-    strategy: str = "auto"
-    """Lightning Fabric's strategy."""
-    accelerator: str = "auto"
-    """Lightning Fabric's accelerator."""
-    quiet: bool = False
-    """No progress."""
 
 
 def _challenge(words: list[str]) -> int:
     import shlex
 
-    options, extra = parse(ChallengeOptions, words, "heredity challenge", open_ended=True)
+    options, extra = _with_settings(ChallengeOptions, words, "heredity challenge")
     order = _order(
         options, extra, shlex.join(["heredity", "challenge", *(word for word in words if word != "--resume")])
     )

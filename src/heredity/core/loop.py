@@ -155,6 +155,9 @@ def fit(
                     fabric.backward(torch.stack(list(terms.values())).sum() / plan.accumulate)
                 for name, value in terms.items():
                     losses[name] = losses.get(name, 0.0) + float(value.detach()) / plan.accumulate
+        if fabric.world_size > 1:
+            shares = fabric.all_reduce(torch.tensor(list(losses.values()), dtype=torch.float64, device=fabric.device))
+            losses = dict(zip(losses, torch.as_tensor(shares).tolist(), strict=True))
         _check_finite(losses, slot.label, state.step)
         if plan.clip:
             fabric.clip_gradients(wrapped, optimiser, max_norm=plan.clip)

@@ -1,6 +1,6 @@
 """Settings from the command line and from files: `--thief.rows 400`, `--config FILE`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,27 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
         found[name.replace("-", "_")] = _value(text, name) if equals else True
         position += 1
     return found
+
+
+def set_apart(words: Sequence[str], known: Collection[str]) -> tuple[list[str], list[str]]:
+    """Split a command line into what a parser of the `known` options takes, and the settings to override.
+
+    >>> set_apart(["ssl-wm", "--thief.rows", "400", "quick", "--seed", "3"], {"seed"})
+    (['ssl-wm', 'quick', '--seed', '3'], ['--thief.rows', '400'])
+    """
+    kept: list[str] = []
+    overriding: list[str] = []
+    position = 0
+    while position < len(words):
+        word = words[position]
+        name = word.removeprefix("--").partition("=")[0].replace("-", "_")
+        ours = not word.startswith("--") or len(word) < 3 or name in known or name.removeprefix("no_") in known
+        (kept if ours else overriding).append(word)
+        position += 1
+        if not ours and "=" not in word and position < len(words) and not words[position].startswith("--"):
+            overriding.append(words[position])
+            position += 1
+    return kept, overriding
 
 
 def _value(text: str, name: str) -> Any:
