@@ -136,7 +136,7 @@ def _list(words: list[str]) -> int:
 class ShowOptions:
     """Show a system: paper, presets, claims, ablations, and the data it takes."""
 
-    system: tyro.conf.Positional[str]
+    system: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SYSTEM")]
     json: bool = False
     """Print JSON instead of text."""
 
@@ -179,8 +179,8 @@ def _show(words: list[str]) -> int:
 class Options:
     """What a run and a challenge have in common."""
 
-    system: tyro.conf.Positional[str]
-    preset: tyro.conf.Positional[str] = "quick"
+    system: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SYSTEM")]
+    preset: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[PRESET]")] = "quick"
     out: Path | None = None
     """Directory of the run; runs/SYSTEM-PRESET unless given (with -challenge for a challenge)."""
     seed: int = 0
@@ -334,7 +334,7 @@ def _challenge(words: list[str]) -> int:
 class ReportOptions:
     """Rebuild the report of a run from what is in its directory, and open it."""
 
-    directory: tyro.conf.Positional[Path]
+    directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     open: bool = True
     """Open it in the browser."""
 
@@ -356,7 +356,7 @@ def _report(words: list[str]) -> int:
 class PedigreeOptions:
     """Draw the family tree that a model file carries, after checking that it belongs to these weights."""
 
-    file: tyro.conf.Positional[Path]
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     json: bool = False
     """Print JSON instead of a tree."""
 
@@ -382,8 +382,8 @@ def _tree(lineage: Any, indent: str = "") -> list[str]:
 class DataMakeOptions:
     """Write a generated or embedded data set in a published layout."""
 
-    source: tyro.conf.Positional[str]
-    directory: tyro.conf.Positional[Path]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
+    directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     rows: int = 200
     """Training images to write."""
     seed: int = 0

@@ -62,3 +62,13 @@ def finite(value: Any) -> Any:
     if isinstance(value, float) and value - value != 0.0:
         return None
     return value
+
+
+def ensure_writable(path: Path) -> None:
+    """Find out before hours of work whether a file can be written. Raises RunError with the remedy."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}", remedy="choose another place") from error

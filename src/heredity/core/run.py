@@ -41,13 +41,17 @@ class Machine:
     def fabric(self) -> Fabric:
         """Start Fabric, launching further processes where more than one device is asked for."""
         precision: Any = self.precision
+        strategy = self.strategy
+        if self.devices * self.num_nodes > 1 and strategy in ("auto", "ddp"):
+            # Parts that a loss does not reach are normal here: a masked autoencoder leaves the pooling's norm alone.
+            strategy = "ddp_find_unused_parameters_true"
         try:
             fabric = Fabric(
                 accelerator=self.accelerator,
                 devices=self.devices,
                 num_nodes=self.num_nodes,
                 precision=precision,
-                strategy=self.strategy,
+                strategy=strategy,
             )
         except (ValueError, RuntimeError) as error:
             raise ConfigError(

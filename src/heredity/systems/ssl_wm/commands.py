@@ -11,7 +11,7 @@ import tyro
 from torch import Tensor, nn
 
 from heredity.core.errors import HeredityError
-from heredity.core.files import write_json
+from heredity.core.files import ensure_writable, write_json
 from heredity.core.lineage import save_model
 from heredity.core.progress import Reporter
 from heredity.core.randomness import generator_of, seed_of
@@ -89,9 +89,12 @@ def embed(
         skip_corrupt: Skip pictures that cannot be read instead of stopping.
     """
     owned = load_key(key)
+    ensure_writable(out)
     size = owned.parameters.reference_size
     source = load_images(images, size=size, seed=seed, skip_corrupt=skip_corrupt)
     parent = resolve_encoder(encoder, image=size, architecture=architecture)
+    if isinstance(parent, Classifier):
+        raise HeredityError(f"{encoder} is a classifier, not an encoder", remedy="give the encoder before its head")
     how = Embedding()
     how = replace(how, loss=replace(how.loss, distance=distance), plan=replace(how.plan, steps=steps, batch=batch))
     with Run.temporary(seed=seed, reporter=Reporter()) as run:

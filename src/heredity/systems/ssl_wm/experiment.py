@@ -156,10 +156,17 @@ def _examine(stage: str, child: nn.Module, task: Task, *, config: SSLWM, key: Ke
             "flip_true": verdict.flip_true,
             "flip_decoy": verdict.flip_decoy,
             "queries": verdict.queries,
-            "mad_index": mad_index(clean_labels.numpy(), task.test[1].numpy(), stamped.numpy()),
+            "mad_index": _published_index(clean_labels, task.test[1], stamped),
         }
 
     return run.table(stage, compute)
+
+
+def _published_index(clean: Tensor, truth: Tensor, stamped: Tensor) -> float:
+    """The published statistic, or not-a-number where the held-out part is too small for its ten balanced subsets."""
+    counts = torch.bincount(truth)
+    enough = int(counts[counts > 0].min()) >= 10
+    return mad_index(clean.numpy(), truth.numpy(), stamped.numpy()) if enough else math.nan
 
 
 def _pruned(

@@ -1,0 +1,185 @@
+"""The whole recipe: smoke through the command line, paper on miniatures, kill and resume, ideas taken out."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.command import heredity
+
+from heredity.core.execute import Order, keep_stages, run_once
+from heredity.core.run import Machine
+from heredity.core.settings import override
+from heredity.data.images import make_source
+from heredity.report.plain import read_results
+from heredity.systems.ssl_wm import SYSTEM
+from heredity.systems.ssl_wm.config import PRESETS
+
+SMALL = {
+    "families": ("contrastive",),
+    "tasks": ("classes",),
+    "thief.prune_steps": (0.5, 0.9),
+    "thief.rows": 200,
+}
+CPU = Machine(accelerator="cpu")
+
+
+def metrics_of(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "results.json").read_text())["metrics"]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    place = tmp_path_factory.mktemp("smoke") / "run"
+    done = heredity("run", "ssl-wm", "smoke", "--out", place)
+    assert done.returncode in (0, 3), done.stderr
+    assert "verifies-contrastive" in done.stdout
+    return place
+
+
+def test_smoke_leaves_everything_a_run_promises(smoke: Path) -> None:
+    results = read_results(smoke)
+    assert {claim["id"] for claim in results["claims"]} == {claim.id for claim in SYSTEM.load("claims")}
+    assert results["versions"]["torch"]
+    assert (smoke / "config.yaml").exists()
+    assert (smoke / "report.html").stat().st_size > 20_000
+    assert len(list((smoke / "figures").glob("*.json"))) == 9
+    assert list((smoke / "logs").glob("contrastive--marked*.csv"))
+
+
+def test_children_carry_their_family_tree(smoke: Path) -> None:
+    shown = heredity("pedigree", smoke / "stages/contrastive--classes--stolen-full/model.safetensors").stdout
+    assert "SimCLR" in shown
+    assert "carries an ownership mark" in shown
+    clean = heredity("pedigree", smoke / "stages/contrastive--classes--clean-probe/model.safetensors").stdout
+    assert "ownership" not in clean
+
+
+def test_a_stolen_stage_can_be_verified_by_name(smoke: Path, tmp_path: Path) -> None:
+    assert heredity("ssl-wm", "keygen", tmp_path / "k.json", "--owner", "Ada", "--size", "16").returncode == 0
+    suspect = f"run:{smoke}/contrastive/classes/stolen-full"
+    done = heredity("ssl-wm", "verify", tmp_path / "k.json", suspect, "--images", "digits", "--picks", "2000")
+    assert done.returncode == 0, done.stderr
+    assert "no evidence" in done.stdout
+
+
+def test_resuming_a_finished_run_changes_nothing(smoke: Path) -> None:
+    before = metrics_of(smoke)
+    page = (smoke / "report.html").read_text()
+    done = heredity("run", "ssl-wm", "smoke", "--out", smoke, "--resume")
+    assert done.returncode in (0, 3), done.stderr
+    assert metrics_of(smoke) == before
+    assert (smoke / "report.html").read_text() == page
+
+
+def test_a_changed_setting_is_not_resumed(smoke: Path) -> None:
+    done = heredity("run", "ssl-wm", "smoke", "--out", smoke, "--resume", "--thief.rows", "99")
+    assert done.returncode == 1
+    assert "thief.rows" in done.stderr
+    done = heredity("run", "ssl-wm", "smoke", "--out", smoke)
+    assert "--resume" in done.stderr
+
+
+def test_killed_at_any_moment_it_ends_in_the_same_bits(tmp_path: Path) -> None:
+    """Three moments here; benchmarks/kill_and_resume.py does twenty."""
+    words = ["run", "ssl-wm", "smoke", "--families", "[contrastive]", "--tasks", "[classes]", "--quiet"]
+    whole = heredity(*words, "--out", tmp_path / "whole")
+    assert whole.returncode in (0, 3), whole.stderr
+    killed = tmp_path / "killed"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    kills = 0
+    for wait in random.Random(0).sample(range(2, 12), 3):
+        command = [sys.executable, "-m", "heredity", *words, "--out", str(killed)]
+        command += ["--resume"] if killed.exists() else []
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # The clock starts when the run does, not when the interpreter does.
+        while not (killed / "config.yaml").exists() and process.poll() is None:
+            time.sleep(0.05)
+        time.sleep(wait / 4)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+    done = heredity(*words, "--out", killed, "--resume")
+    assert done.returncode in (0, 3), done.stderr
+    assert kills
+    assert metrics_of(killed) == metrics_of(tmp_path / "whole")
+
+
+def test_kept_stages_equal_recomputed_ones(tmp_path: Path) -> None:
+    """A challenge copies what an ablation leaves alone: the result must be that of computing it."""
+    config = override(PRESETS["smoke"], SMALL)
+    run_once(Order(SYSTEM, "smoke", config, machine=CPU), tmp_path / "whole")
+    for name in ("no-utility", "wrong-key", "chosen-patches"):
+        changed = override(config, SYSTEM.ablations[name].changes)
+        order = Order(SYSTEM, "smoke", changed, ablation=name, machine=CPU)
+        fresh, kept = tmp_path / name / "fresh", tmp_path / name / "kept"
+        run_once(order, fresh)
+        keep_stages(tmp_path / "whole", order, kept)
+        run_once(order, kept, resume=True)
+        assert metrics_of(kept) == metrics_of(fresh), name
+
+
+def test_every_ablation_changes_what_it_names(tmp_path: Path) -> None:
+    plain = override(PRESETS["quick"], {})
+    for name, ablation in SYSTEM.ablations.items():
+        assert override(plain, ablation.changes) != plain, name
+
+
+def test_the_paper_preset_takes_two_steps_on_the_published_layouts(tmp_path: Path) -> None:
+    sources = {"cifar10": "cifar10", "stl10": "stl10", "gtsrb": "gtsrb", "idx": "mnist", "imagefolder": "cinic10"}
+    for layout, name in sources.items():
+        make_source(layout, tmp_path / "data" / name, rows=60)
+    paper = PRESETS["paper"]
+    assert {task.partition(":")[0] for task in paper.tasks if ":" in task} == set(sources) - {"cifar10"}
+    # The published sizes of the nets stay; trials are fewer, since their number is no part of the published recipe.
+    changes = {
+        "verification.images": 4,
+        "verification.picks": 100,
+        "calibration.probes": 0,
+        "calibration.keys": 1,
+        "calibration.forged": 1,
+        "calibration.images": 4,
+        "calibration.picks": 10,
+        "thief.prune_steps": (0.9,),
+        "thief.rows": 60,
+    }
+    order = Order(SYSTEM, "paper", override(paper, changes), limit_steps=2, machine=CPU)
+    results = run_once(order, tmp_path / "run")
+    assert {metric.split("/")[1] for metric in results["metrics"] if metric.startswith("generative/")} == {
+        "classes",
+        "stl10",
+        "gtsrb",
+        "mnist",
+        "cinic10",
+    }
+    log = (tmp_path / "run/logs/contrastive--marked.0.csv").read_text().splitlines()
+    assert log[0] == "contrast,invariance"
+    assert len(log) == 3
+
+
+def test_two_processes_agree_with_one(tmp_path: Path) -> None:
+    """Pre-training is the same arithmetic. Marking gives each process its own share of strong and weak views."""
+    words = ["run", "ssl-wm", "smoke", "--families", "[generative]", "--tasks", "[parity]", "--accelerator", "cpu"]
+    losses: dict[str, list[list[float]]] = {"clean": [], "marked": []}
+    for devices in ("1", "2"):
+        done = heredity(*words, "--devices", devices, "--out", tmp_path / devices, timeout=500)
+        assert done.returncode in (0, 3), done.stderr
+        for stage, found in losses.items():
+            lines = (tmp_path / devices / f"logs/generative--{stage}.0.csv").read_text().splitlines()[1:]
+            found.append([float(cell) for line in lines for cell in line.split(",")])
+    assert losses["clean"][0] == pytest.approx(losses["clean"][1], rel=1e-4)
+    assert losses["marked"][0] == pytest.approx(losses["marked"][1], rel=0.3, abs=0.01)
+    one, two = (
+        torch.tensor([row["value"] for name, row in metrics_of(tmp_path / d).items() if name.endswith("/accuracy")])
+        for d in ("1", "2")
+    )
+    assert (one - two).abs().mean() < 5
