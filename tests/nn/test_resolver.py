@@ -104,9 +104,9 @@ def test_architectures_by_name() -> None:
 
 def test_a_folder_of_the_hub_is_read(tmp_path: Path) -> None:
     model = timm.create_model("resnet18", num_classes=7).eval()
-    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    timm.models.save_for_hf(model, str(tmp_path), safe_serialization=True)
     encoder = resolve_encoder(f"dir:{tmp_path}", image=32)
-    model.reset_classifier(0)
+    model.reset_classifier(0)  # pyright: ignore[reportCallIssue]
     assert isinstance(encoder, Normalised)
     pixels = (IMAGES / 255 - encoder.mean) / encoder.std
     assert torch.allclose(encoder.eval()(IMAGES), model(pixels), atol=1e-5)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ def metrics_of(directory: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("smoke") / "run"
     done = heredity("run", "ssl-wm", "smoke", "--out", place)
     assert done.returncode in (0, 3), done.stderr
