@@ -63,8 +63,8 @@ class Thief:
     hard: FineTuning = FineTuning()
     last: FineTuning = FineTuning()
     scratch: FineTuning = FineTuning()
-    prune_steps: tuple[float, ...] = tuple(round(0.05 * step, 2) for step in range(1, 20))
-    prune_verify: int = 4
+    prune_steps: tuple[float, ...] = tuple(round(0.2 + 0.02 * step, 2) for step in range(40))
+    prune_verify: int = 10
     lost: float = 10.0
 
 
