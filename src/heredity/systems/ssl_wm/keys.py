@@ -137,8 +137,9 @@ def save_key(path: Path, key: Key) -> None:
     os.chmod(path, stat.S_IRUSR | stat.S_IWUSR)
 
 
-def load_key(path: Path) -> Key:
+def load_key(path: Path | str) -> Key:
     """Read a key file. Raises KeyFileError naming the field that is missing, malformed or was changed."""
+    path = Path(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
