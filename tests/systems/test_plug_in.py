@@ -90,12 +90,14 @@ def test_ctrl_c_prints_the_resume_command(plug_in: Path, tmp_path: Path) -> None
 
     environment = os.environ | {"PYTHONPATH": str(plug_in), "OMP_NUM_THREADS": "1"}
     words = ["run", "eleventh", "--out", str(tmp_path / "r"), "--plan.steps", "1000000"]
+    # A test run that was itself started in the background hands on an ignored SIGINT.
     process = subprocess.Popen(
         [sys.executable, "-m", "heredity", *words],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     for line in process.stderr:
