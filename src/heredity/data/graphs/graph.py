@@ -68,7 +68,7 @@ def standardise(features: Float[Tensor, "n d"], train: Int[Tensor, "m"]) -> Floa
     seen = features[train].double()
     centre, spread = seen.mean(dim=0), seen.std(dim=0, correction=0)
     spread = torch.where(spread > 1e-12 * centre.abs().clamp(min=1.0), spread, torch.ones_like(spread))
-    return ((features - centre) / spread).float()
+    return ((features - centre.to(features)) / spread.to(features)).float()
 
 
 def assemble(
@@ -98,6 +98,10 @@ def assemble(
         told.append(f"{loops} self-loops left out, {repeated} repeated edges merged")
     if isolated := nodes - len(torch.unique(edges[0])):
         told.append(f"{isolated} isolated nodes kept")
+    few = torch.bincount(sensitive[split.test], minlength=groups).tolist()
+    told += [
+        f"{count} test nodes in group {group}: too few for a verdict" for group, count in enumerate(few) if count < 30
+    ]
     for group in range(groups):
         for label in range(classes):
             members = (sensitive[split.test] == group) & (labels[split.test] == label)
@@ -119,7 +123,7 @@ def assemble(
         sensitive_name=sensitive_name,
         classes=classes,
         groups=groups,
-        notes=tuple(told),
+        notes=tuple(dict.fromkeys(told)),
         standardised=not raw,
     )
 

@@ -1,0 +1,321 @@
+"""Every layout: written and read back, real files where there are any, and damaged ones refused by name."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from heredity.core.errors import ConfigError, DataError
+from heredity.data.graphs import BiasedSbm, biased_sbm, check_source, from_pyg, load_graph, make_source, to_pyg
+from heredity.data.graphs.sources import SOURCES
+from heredity.data.graphs.write_graphs import LAYOUTS
+
+FOLDERS = [name.partition(":")[0] for name in SOURCES if name.endswith(":DIR")]
+
+
+def made(layout: str, directory: Path, rows: int = 240) -> str:
+    """Write a layout and return the source that reads it."""
+    return make_source(layout, directory, rows=rows).rpartition(" ")[2]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_that_is_written_is_read_back(tmp_path: Path, layout: str) -> None:
+    source = made(layout, tmp_path / "made")
+    graph = load_graph(source, seed=0)
+    drawn = biased_sbm(BiasedSbm(nodes=240), seed=0)
+    assert torch.equal(graph.edges, drawn.edges)
+    assert torch.equal(graph.sensitive, drawn.sensitive)
+    known = graph.labels >= 0
+    assert torch.equal(graph.labels[known], drawn.labels[known])
+    assert known.all() or layout == "pokec"
+    assert graph.standardised
+    if layout in ("graph", "bail", "dblp", "pyg", "biased-sbm"):
+        assert torch.equal(graph.test, drawn.test)
+        place = graph.feature_names.index("proxy_0") if layout != "dblp" else drawn.feature_names.index("proxy_0")
+        expected = drawn.features[:, drawn.feature_names.index("proxy_0")]
+        assert torch.allclose(graph.features[:, place], expected, atol=1e-5)
+    assert "240 nodes" in check_source(source)
+
+
+def test_a_stored_graph_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    from heredity.data.graphs import save_graph
+
+    graph = load_graph("biased-sbm?nodes=100", seed=1)
+    save_graph(tmp_path / "g.safetensors", graph)
+    again = load_graph(f"pyg:{tmp_path / 'g.safetensors'}", seed=0)
+    assert torch.equal(graph.features, again.features)
+    assert torch.equal(graph.edges, again.edges)
+    assert again.feature_names == graph.feature_names
+    assert again.standardised
+
+
+def test_pyg_data_goes_there_and_back() -> None:
+    pytest.importorskip("torch_geometric")
+    graph = load_graph("biased-sbm?nodes=100", seed=1)
+    again = from_pyg(to_pyg(graph), seed=0, raw=True)
+    assert torch.equal(graph.features, again.features)
+    assert torch.equal(graph.validation, again.validation)
+    data = to_pyg(graph)
+    del data.sensitive
+    with pytest.raises(DataError, match="'sensitive' is missing"):
+        from_pyg(data, seed=0)
+
+
+def test_npz_with_pygs_names_is_read(tmp_path: Path) -> None:
+    graph = load_graph("biased-sbm?nodes=100", seed=0)
+    columns = {"x": graph.features, "edge_index": graph.edges, "y": graph.labels, "s": graph.sensitive}
+    np.savez(tmp_path / "g.npz", **{name: value.numpy() for name, value in columns.items()})
+    again = load_graph(f"pyg:{tmp_path / 'g.npz'}", seed=0)
+    assert torch.equal(again.edges, graph.edges)
+    assert "split drawn with seed 0" in " ".join(again.notes)
+
+
+def test_a_pickle_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "g.pt").write_bytes(pickle.dumps({"x": 1}))
+    with pytest.raises(DataError, match="pickle"):
+        load_graph(f"pyg:{tmp_path / 'g.pt'}", seed=0)
+    harmful = np.empty(1, dtype=object)
+    np.savez(tmp_path / "g.npz", x=harmful)
+    with pytest.raises(DataError):
+        load_graph(f"pyg:{tmp_path / 'g.npz'}", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("biased-sbn", "did you mean 'biased-sbm'"),
+        ("bail", "write bail:DIR"),
+        ("biased-sbm:x", "write biased-sbm"),
+        ("bail:/nowhere/at/all", "no file or folder"),
+        ("biased-sbm?node=5", "did you mean 'nodes'"),
+        ("biased-sbm?nodes=many", "nodes must be int"),
+        ("biased-sbm?nodes=3", "nodes must lie in"),
+        ("biased-sbm?base_rate=0.9,label_gap=0.3", "between 0 and 1"),
+    ],
+)
+def test_a_wrong_source_names_the_remedy(source: str, message: str) -> None:
+    with pytest.raises((DataError, ConfigError), match=message):
+        load_graph(source, seed=0)
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_an_empty_folder_is_refused(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(DataError, match=r"no file|holds 0"):
+        load_graph(f"{kind}:{tmp_path}", seed=0)
+
+
+def rewrite(path: Path, line: int, old: str, new: str) -> None:
+    lines = path.read_text().splitlines()
+    assert old in lines[line - 1]
+    lines[line - 1] = lines[line - 1].replace(old, new, 1)
+    path.write_text("\n".join(lines) + "\n")
+
+
+NODES = """id,age,income,label,sensitive
+a,31,1.5,0,f
+b,22,2.5,1,m
+c,45,0.5,1,f
+"""
+
+
+def folder(root: Path, nodes: str, edges: str = "source,target\na,b\nb,c\n") -> str:
+    root.mkdir(exist_ok=True)
+    (root / "nodes.csv").write_text(nodes)
+    (root / "edges.csv").write_text(edges)
+    return f"graph:{root}"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "edges", "options", "message"),
+    [
+        (NODES, "", "?sensitive=gender", r"nodes.csv has no sensitive column 'gender'"),
+        (NODES, "", "?label=paid", r"nodes.csv has no label column 'paid'"),
+        (NODES.replace(",m", ",f"), "", "", r"column 'sensitive': the sensitive attribute is constant \('f'"),
+        (NODES.replace(",m", ","), "", "", r"column 'sensitive', line 3: the sensitive attribute has no value"),
+        (NODES, "", "?sensitive=income", r"column 'income': .* 3 different values, as a continuous"),
+        (NODES.replace("22", "nan"), "", "", r"nodes.csv, line 3: column 'age' has no value \('nan'\)"),
+        (NODES.replace("22", "inf"), "", "", r"nodes.csv, line 3: column 'age' is 'inf', not a finite number"),
+        (NODES.replace("22", "old"), "", "", r"nodes.csv, line 3: column 'age' is 'old'.*drop=age"),
+        (NODES.replace("22,", ""), "", "", r"nodes.csv, line 3: 4 cells under 5 columns"),
+        (NODES.replace("b,", "a,"), "", "", r"node 'a' is listed twice"),
+        (NODES.replace("age", "income"), "", "", r"names 'income' twice"),
+        (NODES.replace("1,m", "0,m").replace("1,f", "0,f"), "", "", r"column 'label': 1 different labels"),
+        (NODES, "source,target\na,b\nb,z\n", "", r"edges.csv, line 3: column 'target' names node 'z'"),
+        (NODES, "from,to\na,b\n", "", r"edges.csv has no edge column 'source'"),
+        (NODES, "", "?drop=wage", r"no feature column 'wage' to drop"),
+        (NODES, "", "?label=sensitive", r"both label and sensitive"),
+        (NODES, "", "", r"class 0 has 1 nodes, too few"),
+    ],
+)
+def test_bad_columns_are_named(tmp_path: Path, nodes: str, edges: str, options: str, message: str) -> None:
+    source = folder(tmp_path / "g", nodes, edges or "source,target\na,b\nb,c\n")
+    with pytest.raises(DataError, match=message):
+        load_graph(source + options, seed=0)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["edges.csv", "g", "nodes.csv"]
+
+
+def test_a_continuous_column_can_be_cut_in_two(tmp_path: Path) -> None:
+    rows = "".join(f"n{node},{node % 5},{node % 2},{node + 0.5}\n" for node in range(60))
+    source = folder(tmp_path / "g", "id,x,label,age\n" + rows, "source,target\nn0,n1\nn1,n0\nn2,n2\nn1,n0\n")
+    graph = load_graph(f"{source}?sensitive=age,sensitive_above=20", seed=0)
+    assert int(graph.sensitive.sum()) == 40
+    assert graph.edges.tolist() == [[0, 1], [1, 0]]
+    assert "1 self-loops left out, 1 repeated edges merged" in graph.notes
+    assert "58 isolated nodes kept" in graph.notes
+
+
+def test_a_group_absent_from_the_test_part_is_refused(tmp_path: Path) -> None:
+    rows = ""
+    for node in range(60):
+        part = "train" if node < 20 else "validation" if node < 40 else "test"
+        rows += f"n{node},{node % 7},{node % 2},{0 if node >= 40 else node // 2 % 2},{part}\n"
+    source = folder(tmp_path / "g", "id,x,label,sensitive,split\n" + rows, "source,target\nn0,n1\n")
+    with pytest.raises(DataError, match=r"the test nodes lack a group of 'sensitive' \(group 0: 20, group 1: 0\)"):
+        load_graph(source, seed=0)
+
+
+def test_no_member_of_a_class_in_the_test_part_is_noted(tmp_path: Path) -> None:
+    rows = ""
+    for node in range(120):
+        group = node // 2 % 2
+        label = node % 2 if node < 80 or group == 0 else 0
+        part = "train" if node < 40 else "validation" if node < 80 else "test"
+        rows += f"n{node},{node % 7},{label},{group},{part}\n"
+    source = folder(tmp_path / "g", "id,x,label,sensitive,split\n" + rows, "source,target\nn0,n1\n")
+    notes = " ".join(load_graph(source, seed=0).notes)
+    assert "no test node of class 1 in group 1" in notes
+    assert "20 test nodes in group 1: too few for a verdict" in notes
+
+
+def test_bails_leak_is_found_and_left_out(tmp_path: Path) -> None:
+    source = made("bail", tmp_path / "made")
+    honest, official = load_graph(source, seed=0), load_graph(f"{source}?official", seed=0)
+    assert "TIME" not in honest.feature_names
+    assert "columns left out: TIME, FILE" in honest.notes
+    assert any(note.startswith("LEAK: 'TIME' alone predicts 'RECID'") for note in official.notes)
+    assert any("'WHITE' is the sensitive attribute itself" in note for note in official.notes)
+    dropped = load_graph(f"{source}?drop=WHITE", seed=0)
+    assert not any("attribute itself" in note for note in dropped.notes)
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "old", "new", "message"),
+    [
+        ("bail_edges.txt", 2, " ", " 9999", r"line 2: an edge to node"),
+        ("bail_edges.txt", 3, ".0", ".5", r"line 3: node .* is not a whole number"),
+        ("bail_edges.txt", 3, " ", " x", r"bail_edges.txt is not 2 numbers a line"),
+        ("bail.csv", 4, ",", ",,", r"bail.csv, line 4"),
+        ("split/test.txt", 1, "", "999", r"test.txt: node 999\d* is not among"),
+        ("split/test.txt", 2, "", "-", r"test.txt: node -\d+ is not among"),
+    ],
+)
+def test_damaged_published_files_are_named(
+    tmp_path: Path, file: str, line: int, old: str, new: str, message: str
+) -> None:
+    source = made("bail", tmp_path / "made")
+    rewrite(tmp_path / "made" / file, line, old, new)
+    with pytest.raises(DataError, match=message):
+        load_graph(source, seed=0)
+
+
+def test_a_split_that_overlaps_is_refused(tmp_path: Path) -> None:
+    source = made("bail", tmp_path / "made")
+    split = tmp_path / "made" / "split"
+    (split / "val.txt").write_text((split / "train.txt").read_text())
+    with pytest.raises(DataError, match="listed twice"):
+        load_graph(source, seed=0)
+    assert "split drawn with seed 4" in " ".join(load_graph(f"{source}?split=drawn", seed=4).notes)
+
+
+def test_dblp_without_features_says_what_else_there_is(tmp_path: Path) -> None:
+    source = made("dblp", tmp_path / "made")
+    assert load_graph(f"{source}?components=4", seed=0).features.shape[1] == 4
+    every = load_graph(f"{source}?label_positive=all,sensitive_positive=all", seed=0)
+    assert (every.classes, every.groups) == (5, 3)
+    (tmp_path / "made" / "X.npz").unlink()
+    with pytest.raises(DataError, match="features=structure"):
+        load_graph(source, seed=0)
+    assert load_graph(f"{source}?features=structure", seed=0).feature_names[0] == "log_degree"
+
+
+def test_graphml_with_a_document_type_is_refused(tmp_path: Path) -> None:
+    bomb = '<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><graphml>&b;</graphml>'
+    (tmp_path / "bomb.graphml").write_text(bomb)
+    with pytest.raises(DataError, match="document type"):
+        load_graph(f"graphml:{tmp_path / 'bomb.graphml'}", seed=0)
+    (tmp_path / "bomb.graphml").write_text("<graphml><graph>")
+    with pytest.raises(DataError, match="is not GraphML"):
+        load_graph(f"graphml:{tmp_path / 'bomb.graphml'}", seed=0)
+
+
+CELL = st.sampled_from(["0", "1", "-1", "2.5", "1e400", "", "nan", "x", '"', "é", "1,2", " 3", "\x00"])
+
+
+@given(st.lists(st.lists(CELL, min_size=4, max_size=6), min_size=1, max_size=8), st.text(max_size=30))
+@settings(max_examples=80, deadline=None)
+def test_any_text_gives_a_graph_or_a_clear_error(rows: list[list[str]], edges: str) -> None:
+    root = Path("fuzzed")
+    text = "id,x,label,sensitive\n" + "\n".join(",".join(row) for row in rows)
+    source = folder(root, text, "source,target\n0,1\n")
+    (root / "edges.csv").write_text("source,target\n" + edges, encoding="utf-8")
+    try:
+        graph = load_graph(source, seed=0)
+    except DataError:
+        return
+    assert bool(torch.isfinite(graph.features).all())
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=60, deadline=None)
+def test_any_bytes_as_edges_give_a_graph_or_a_clear_error(content: bytes) -> None:
+    from heredity.data.graphs.tables import read_pairs
+
+    Path("edges.txt").write_bytes(content)
+    try:
+        pairs = read_pairs(Path("edges.txt"), 10)
+    except DataError:
+        return
+    assert bool(((pairs >= 0) & (pairs < 10)).all())
+
+
+@pytest.mark.parametrize(
+    ("source", "nodes", "edges", "dimensions", "test"),
+    [
+        ("german", 1000, 21742, 27, 250),
+        ("credit", 30000, 137377, 13, 7500),
+    ],
+)
+def test_real_tables_have_their_published_size(
+    real_data: Path, source: str, nodes: int, edges: int, dimensions: int, test: int
+) -> None:
+    graph = load_graph(f"{source}:{real_data / 'fairness-graphs' / source}", seed=0)
+    assert (graph.nodes, graph.edges.shape[1] // 2) == (nodes, edges)
+    assert (graph.features.shape[1], len(graph.test)) == (dimensions, test)
+
+
+def test_real_bail_leaks_and_has_its_base_rates(real_data: Path) -> None:
+    graph = load_graph(f"bail:{real_data / 'fairness-graphs' / 'bail'}?official", seed=0)
+    assert (graph.nodes, graph.edges.shape[1] // 2, len(graph.test)) == (18876, 311870, 9438)
+    rates = [round(float(graph.labels[graph.sensitive == group].double().mean()), 3) for group in (0, 1)]
+    assert rates == [0.414, 0.339]
+    assert any(note.startswith("LEAK: 'TIME'") for note in graph.notes)
+
+
+def test_real_dblp_and_pokec(real_data: Path) -> None:
+    dblp = load_graph(f"dblp:{real_data / 'fairness-graphs' / 'dblp'}?features=structure", seed=0)
+    assert (dblp.nodes, dblp.edges.shape[1] // 2, len(dblp.train)) == (39424, 52460, 19712)
+    row, column = dblp.edges
+    assert float((dblp.sensitive[row] == dblp.sensitive[column]).float().mean()) == pytest.approx(0.920, abs=5e-4)
+    pokec = load_graph(f"pokec:{real_data / 'fairness-graphs' / 'pokec_z'}", seed=0)
+    assert (pokec.nodes, pokec.features.shape[1]) == (3218, 276)
+    assert pokec.nodes - len(torch.unique(pokec.edges[0])) == 3218 - 1257
+
+
+def test_real_german_edges_follow_from_the_published_rule(real_data: Path) -> None:
+    place = f"german:{real_data / 'fairness-graphs' / 'german'}"
+    published, rebuilt = load_graph(place, seed=0), load_graph(f"{place}?edges=similarity", seed=0)
+    assert torch.equal(published.edges, rebuilt.edges)
