@@ -28,7 +28,12 @@ TEN = (
     Entry("dbia", "victim transformer from a clean ViT, DeiT or Swin", "a backdoor injected without the original data"),
     Entry("dd-backdoor", "distilled data set from a training set", "a backdoor (NAIVEATTACK, DOORPING)"),
     Entry("tinymim", "small ViT from a MIM-pre-trained teacher", "token relations"),
-    Entry("reliant", "student GNN from a teacher GNN", "accuracy, without the teacher's bias"),
+    Entry(
+        "reliant",
+        "student GNN from a teacher GNN",
+        "accuracy, without the teacher's bias",
+        "heredity.systems.reliant",
+    ),
     Entry("reft", "few-shot segmenter from base classes", "class centres and object queries"),
     Entry("pmt-iqa", "quality regressor from a pre-trained backbone", "distortion sense, from easy to hard"),
     Entry("drum-lm", "drummer from a language model", "structure learnt on text"),

@@ -1,0 +1,50 @@
+"""What RELIANT promises, as sentences that can turn out false."""
+
+from heredity.core.outcome import Claim
+
+CLAIMS = (
+    Claim(
+        id="bias-inherited",
+        text="A plain student is at least as biased as its teacher, up to two points of statistical parity, in every cell.",
+        metric="bias/inherited_worst_cell",
+        comparison="at least",
+        threshold=-0.02,
+        depends_on="no-teacher",
+        judged_on="mean",
+    ),
+    Claim(
+        id="bias-reduced",
+        text="RELIANT's students keep at most 65 % of the plain students' gap.",
+        metric="bias/kept_share",
+        comparison="at most",
+        threshold=0.65,
+        depends_on="no-debiasing",
+    ),
+    Claim(
+        id="utility-kept",
+        text="RELIANT costs at most one point of accuracy on average over the cells.",
+        metric="utility/lost",
+        comparison="at most",
+        threshold=1.0,
+        depends_on="no-distillation",
+        judged_on="mean",
+    ),
+    Claim(
+        id="framework-agnostic",
+        text="In every cell of teacher, student and framework the gap falls by a fifth or more, for at most two points.",
+        metric="cells/both_hold",
+        comparison="at least",
+        threshold=100.0,
+        depends_on="no-scaling",
+    ),
+    Claim(
+        id="proxy-matters",
+        text="RELIANT's front lies below that of the fairness term without proxies, at equal budget (open question).",
+        metric="proxy/advantage",
+        comparison="at least",
+        threshold=0.005,
+        depends_on="no-proxy",
+        judged_on="interval",
+        reported=True,
+    ),
+)
