@@ -10,7 +10,7 @@ from torch import nn
 
 from heredity.core.files import write_json
 from heredity.core.lineage import Lineage, lineage_of, record, save_model
-from heredity.core.outcome import Bars, Curves, Figure, Heatmap, Pictures, Points
+from heredity.core.outcome import Bars, Curves, Figure, Fronts, Heatmap, Pictures, Points, Slopes
 from heredity.core.run import Run
 
 MARK = "carries an ownership mark"
@@ -28,6 +28,13 @@ def figures() -> dict[str, Figure]:
         "heatmap": Heatmap(("x", "y"), ("left", "right"), ((0.1, float("nan")), (-0.4, 0.9)), "correlation"),
         "pictures": Pictures(pictures, ("clean", "stamped")),
         "points": Points({"one": ((0.0, 1.0), (1.0, 2.0)), "two": ((2.0,), (0.5,))}, "first", "second"),
+        "slopes": Slopes(("teacher", "student"), {"kd": (0.2, 0.3), "cpf": (0.2, float("nan"))}, "gap", reference=0.2),
+        "fronts": Fronts(
+            {"penalty": ((0.8, 0.9), (0.1, 0.3))},
+            {"penalty": ((0.79, 0.89), (0.81, 0.91), (0.05, 0.2), (0.15, 0.4))},
+            "accuracy",
+            "gap",
+        ),
     }
 
 

@@ -213,5 +213,27 @@ class Points:
     kind: str = field(default="points", init=False)
 
 
-Figure = Bars | Curves | Heatmap | Pictures | Points
+@dataclass(frozen=True)
+class Slopes:
+    """What becomes of each of several things from stage to stage: `lines[name]` has one value a stage."""
+
+    stages: tuple[str, ...]
+    lines: Mapping[str, tuple[float, ...]]
+    unit: str
+    reference: float | None = None
+    kind: str = field(default="slopes", init=False)
+
+
+@dataclass(frozen=True)
+class Fronts:
+    """Trade-offs: `lines[name] = (xs, ys)` joined in order, `spread[name] = (x lows, x highs, y lows, y highs)`."""
+
+    lines: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]]
+    spread: Mapping[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], tuple[float, ...]]]
+    x: str
+    y: str
+    kind: str = field(default="fronts", init=False)
+
+
+Figure = Bars | Curves | Heatmap | Pictures | Points | Slopes | Fronts
 """What a room may hand to `Run.figure`; the report draws it. A room hands data, not drawings."""

@@ -4,6 +4,7 @@ A model takes `(features, structure)` and returns logits. Ours run on a CSR prod
 they are (`adopt`), on its edge lists.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -126,7 +127,7 @@ class GraphNet(nn.Module):
         super().__init__()
         self.net = net
         widths = [features, *[net.hidden] * (net.layers - 1), classes]
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
 
     def forward(self, x: Float[Tensor, "n d"], structure: Structure) -> Float[Tensor, "n c"]:
         """Logits of every node."""

@@ -164,12 +164,61 @@ def draw_pictures(data: Mapping[str, Any], prefix: str, alt: str) -> Drawing:
     return Drawing(picture_grid(data["grid"], _texts(data["captions"], "captions"), alt))
 
 
+def draw_slopes(data: Mapping[str, Any], prefix: str, alt: str) -> Drawing:
+    """Lines from stage to stage, stages side by side; the first and last value stand beside each line's ends."""
+    stages = _texts(data["stages"], "stages")
+    lines = {name: _numbers(values, name, len(stages)) for name, values in _mapping(data["lines"], "lines").items()}
+    _limit("lines", len(lines), 48)
+    figure, axes = _axes(_WIDTH, 420, grid="y")
+    keys = []
+    for index, (name, values) in enumerate(lines.items()):
+        dash = index // 8 % 3
+        axes.plot(
+            range(len(stages)), values, color=SERIES[index % 8], linestyle=_PATTERNS[dash], linewidth=2, marker="o"
+        )
+        keys.append(Key(name, f"series-{index % 8 + 1}", _DASHES[dash]))
+    reference = _reference(data)
+    if reference is not None:
+        axes.axhline(reference, color=MUTED, linewidth=1.25, linestyle=_PATTERNS[1])
+        keys.append(Key(f"reference: {number(reference)}", "muted", "dashed"))
+    axes.set_xticks(range(len(stages)), [shorten(stage, _LABEL) for stage in stages])
+    axes.set_xlim(-0.3, max(len(stages), 1) - 0.7)
+    axes.set_ylabel(shorten(_text(data.get("unit", ""), "unit"), 40))
+    return Drawing(Markup(to_svg(figure, prefix=prefix, label=alt)), tuple(keys))
+
+
+def draw_fronts(data: Mapping[str, Any], prefix: str, alt: str) -> Drawing:
+    """Joined points that differ in colour and shape, each with thin bars for its intervals."""
+    lines = {name: _pair(pair, name) for name, pair in _mapping(data["lines"], "lines").items()}
+    _limit("lines", len(lines), 24)
+    spread = _mapping(data["spread"], "spread")
+    figure, axes = _axes(_WIDTH, 460)
+    keys = []
+    for index, (name, (xs, ys)) in enumerate(lines.items()):
+        ends = spread.get(name)
+        if not isinstance(ends, list) or len(ends) != 4:
+            raise DataError(f"the spread of {shorten(name, 40)!r} must be four lists", remedy="repeat the run")
+        x_low, x_high, y_low, y_high = (_numbers(values, name, len(xs)) for values in ends)
+        colour, dash = SERIES[index % 8], index // 8 % 3
+        axes.hlines(ys, x_low, x_high, color=colour, linewidth=1, alpha=0.45)
+        axes.vlines(xs, y_low, y_high, color=colour, linewidth=1, alpha=0.45)
+        axes.plot(
+            xs, ys, color=colour, linestyle=_PATTERNS[dash], linewidth=2, marker=_MARKERS[index % 8], markersize=7
+        )
+        keys.append(Key(name, f"series-{index % 8 + 1}", "point", _GLYPHS[index % 8]))
+    axes.margins(0.06)
+    _name_axes(axes, data)
+    return Drawing(Markup(to_svg(figure, prefix=prefix, label=alt)), tuple(keys))
+
+
 _KINDS: dict[str, Callable[[Mapping[str, Any], str, str], Drawing]] = {
     "bars": draw_bars,
     "curves": draw_curves,
     "heatmap": draw_heatmap,
     "pictures": draw_pictures,
     "points": draw_points,
+    "slopes": draw_slopes,
+    "fronts": draw_fronts,
 }
 
 

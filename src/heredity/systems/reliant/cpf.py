@@ -54,7 +54,7 @@ class LabelPropagation(nn.Module):
 def cpf(
     net: Net, *, steps: int = 4, dropout: float = 0.5, attention_dropout: float = 0.2, strength: float = 100.0
 ) -> Framework:
-    """CPF with any network in place of its MLP. The loss is a Frobenius distance, which grows with the graph: see strength."""
+    """CPF with any network in place of its MLP. Its loss grows with the graph, which `strength` accounts for."""
 
     def student(width: int, task: Task) -> nn.Module:
         one_hot = torch.zeros(len(task.labels), task.classes, device=task.labels.device)

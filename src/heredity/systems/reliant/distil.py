@@ -58,7 +58,7 @@ def distil(
     name: str,
     parents: Sequence[nn.Module] = (),
     every: int = 2,
-    settings: Any = None,
+    marks: tuple[str, ...] = (),
 ) -> WithConstants:
     """A student of the task's teacher as it is deployed: of the proxies nothing is left but their mean.
 
@@ -102,7 +102,8 @@ def distil(
         train=train,
         made_by=f"distillation ({framework.name})",
         parents=parents,
-        settings={"data": graph.name, "debiasing": asdict(how), "plan": asdict(plan), "more": settings},
+        settings={"data": graph.name, "debiasing": asdict(how), "plan": asdict(plan)},
+        marks=marks,
     )
 
 

@@ -1,4 +1,4 @@
-"""RELIANT from end to end: teachers, plain students and debiased students in every cell, and fronts (Dong et al., SDM 2023)."""
+"""RELIANT from end to end: teachers, plain and debiased students in every cell, and fronts (Dong et al., SDM 2023)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -102,7 +102,7 @@ def _of(kind: str, net: Net) -> Net:
 
 
 def _task(teacher: nn.Module, config: Reliant, graph: Graph, run: Run) -> tuple[Task, Tensor]:
-    """What students are given of a teacher: logits and embedding of every node (of other nodes, where an ablation asks it)."""
+    """What students are given of a teacher: logits and embedding of every node (an ablation gives those of other nodes)."""
     device = run.fabric.device
     with torch.no_grad():
         structure = Structure(graph.nodes, graph.edges).to(device)

@@ -138,7 +138,8 @@ class Debiased(nn.Module):
             return self._student()
         if party == "proxies":
             return self._proxies()
-        assert self.framework.rival_loss is not None and self.rival is not None
+        assert self.framework.rival_loss is not None
+        assert self.rival is not None
         seen = self.proxies(self.task.features, self.reading.distils_on)
         return {"loss": self.framework.rival_loss(self.student, self.rival, seen, self.task)}
 
