@@ -5,10 +5,11 @@ from heredity.core.outcome import Claim
 CLAIMS = (
     Claim(
         id="bias-inherited",
-        text="A plain student is at least as biased as its teacher, up to two points of statistical parity, in every cell.",
-        metric="bias/inherited_worst_cell",
+        text="In every cell a plain student is at least as biased as its teacher, within the interval over test nodes: the "
+        "upper end of the difference of their gaps, in the worst cell.",
+        metric="bias/inherited_at_most_worst_cell",
         comparison="at least",
-        threshold=-0.02,
+        threshold=0.0,
         depends_on="no-teacher",
         judged_on="mean",
     ),

@@ -19,7 +19,8 @@ def examine(
     """Utility and gaps of one model on the test nodes, as plain data; the teacher's logits are for the agreement.
 
     Gaps are signed: later group minus earlier (see `heredity.metrics.fairness`); not-a-number where a group has nobody to
-    compare. Intervals are 95 % bootstrap intervals over test nodes.
+    compare. Intervals are 95 % bootstrap intervals over test nodes; those "over the teacher" are of the difference between the
+    model's absolute gap and the teacher's, on the same resampled nodes.
     """
     rows = graph.test
     probabilities = logits[rows].softmax(dim=1)
@@ -27,7 +28,8 @@ def examine(
     gaps = _gaps(predictions, labels, groups, graph)
     draws = np.random.default_rng(seed_of("resampled nodes", seed)).integers(len(rows), size=(resamples, len(rows)))
     binary = graph.classes == 2 and graph.groups == 2
-    spread = _resampled(predictions.numpy(), labels.numpy(), groups.numpy(), draws) if binary else {}
+    told = teacher[rows].argmax(dim=1)
+    spread = _resampled(predictions.numpy(), told.numpy(), labels.numpy(), groups.numpy(), draws) if binary else {}
     counts = torch.zeros(graph.groups, graph.classes, graph.classes, dtype=torch.int64)
     counts.index_put_((groups, labels, predictions), torch.ones_like(labels), accumulate=True)
     return {
@@ -37,7 +39,7 @@ def examine(
             f1_score(labels, predictions, average="binary" if graph.classes == 2 else "macro", zero_division=0)
         ),
         "auc": _auc(probabilities.numpy(), labels.numpy()),
-        "agreement": float((predictions == teacher[rows].argmax(dim=1)).double().mean()),
+        "agreement": float((predictions == told).double().mean()),
         **gaps,
         "intervals": spread,
         "confusion": counts.tolist(),
@@ -61,18 +63,24 @@ def _auc(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(roc_auc_score(labels, probabilities / probabilities.sum(axis=1, keepdims=True), multi_class="ovr"))
 
 
-def _resampled(predictions: np.ndarray, labels: np.ndarray, groups: np.ndarray, draws: np.ndarray) -> dict[str, Any]:
+def _resampled(
+    predictions: np.ndarray, teacher: np.ndarray, labels: np.ndarray, groups: np.ndarray, draws: np.ndarray
+) -> dict[str, Any]:
     """Percentile intervals of accuracy and of both gaps, for two groups and two classes, from drawn rows."""
-    positive, member = predictions == 1, groups == 1
-    right, true = predictions == labels, labels == 1
+    member, true = groups == 1, labels == 1
 
     def share(event: np.ndarray, among: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore"):
             return (event & among)[draws].sum(axis=1) / among[draws].sum(axis=1)
 
-    found = {
-        "accuracy": right[draws].mean(axis=1),
-        "sp": share(positive, member) - share(positive, ~member),
-        "eo": share(positive, member & true) - share(positive, ~member & true),
+    def gaps(positive: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            "sp": share(positive, member) - share(positive, ~member),
+            "eo": share(positive, member & true) - share(positive, ~member & true),
+        }
+
+    found = {"accuracy": (predictions == labels)[draws].mean(axis=1), **gaps(predictions == 1)}
+    found |= {
+        f"{name}_over_teacher": np.abs(found[name]) - np.abs(values) for name, values in gaps(teacher == 1).items()
     }
     return {name: np.nanquantile(values, [0.025, 0.975]).tolist() for name, values in found.items()}

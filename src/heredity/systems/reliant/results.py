@@ -43,6 +43,7 @@ def measured(
         for alpha, found in points:
             metrics |= _of_one(f"front/{reading}/alpha={alpha:g}", found)
     inherited = [_size(cell.plain, gap) - _size(cell.teacher, gap) for cell in cells.values()]
+    at_most = [cell.plain["intervals"].get(f"{gap}_over_teacher", (math.nan, math.nan))[1] for cell in cells.values()]
     plain, debiased = (sum(_size(getattr(cell, who), gap) for cell in cells.values()) for who in ("plain", "debiased"))
     lost = [_lost(cell) for cell in cells.values()]
     both = [
@@ -52,6 +53,7 @@ def measured(
     useless = sum(_useless(cell.debiased) for cell in cells.values())
     metrics |= {
         "bias/inherited_worst_cell": Metric(min(inherited), "", None),
+        "bias/inherited_at_most_worst_cell": Metric(min(map(_known, at_most)), "", None),
         "bias/inherited": Metric(float(np.mean(inherited)), "", None, bootstrap_interval(inherited)),
         "bias/kept_share": Metric(debiased / plain if plain else math.nan, "", False),
         "utility/lost": Metric(float(np.mean(lost)), "points", False, bootstrap_interval(lost)),
