@@ -175,7 +175,7 @@ def fit(
             found: dict[str, float] = {}
             with torch.random.fork_rng(devices=[]), _only(optimiser, model, enabled=bool(turns)):
                 for part in range(plan.accumulate):
-                    torch.manual_seed(seed_of(slot.seed, slot.label, state.step, part, fabric.global_rank, *name))
+                    _seed(seed_of(slot.seed, slot.label, state.step, part, fabric.global_rank, *name), fabric.device)
                     mine = _rows_of(slot, state.step, part, plan, rows, fabric).to(fabric.device)
                     generator = generator_of(slot.seed, slot.label, "draws", state.step, part, *name)
                     draws = Draws(generator, fabric.global_rank, fabric.world_size)
@@ -208,6 +208,14 @@ def fit(
     slot.keep(state.dump())
     slot.finish(state.history())
     return state.history()
+
+
+def _seed(value: int, device: torch.device) -> None:
+    """`torch.manual_seed`, which notes a traceback at every call where a GPU is not in use."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(value)
+    else:
+        torch.manual_seed(value)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class Critics(nn.Module):
         """Of every undirected edge, whether the embeddings of its ends are the teacher's."""
         once = structure.edges[:, structure.edges[0] < structure.edges[1]]
         unit = F.normalize(h, dim=1)
-        return self.edge_scale * (unit[once[0]] * self.edge * unit[once[1]]).sum(dim=1)
+        return self.edge_scale * (unit.index_select(0, once[0]) * unit.index_select(0, once[1])) @ self.edge
 
     def of_graph(self, h: Float[Tensor, "n h"], summary: Float[Tensor, "h"]) -> Float[Tensor, "n"]:
         """Of every node, whether it belongs to the graph that the summary describes."""

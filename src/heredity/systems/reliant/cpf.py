@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from heredity.core.lineage import remember
-from heredity.nn.graph import Net, Structure, make_net, symmetric_product
+from heredity.nn.graph import Net, Structure, dropout, make_net, symmetric_product
 from heredity.systems.reliant.frameworks import Framework, Task
 
 _LOWEST = -60.0
@@ -26,25 +26,25 @@ class LabelPropagation(nn.Module):
     """
 
     def __init__(
-        self, net: Net, features: int, one_hot: Float[Tensor, "n c"], steps: int, dropout: float, attention: float
+        self, net: Net, features: int, one_hot: Float[Tensor, "n c"], steps: int, drop: float, attention: float
     ) -> None:
         super().__init__()
         self.net = make_net(replace(net, dropout_input=True), features, one_hot.shape[1])
         self.attention = nn.Parameter(nn.init.xavier_normal_(torch.empty(1, features), nn.init.calculate_gain("relu")))
         self.balance = nn.Parameter(torch.zeros(len(one_hot), 1))
         self.register_buffer("one_hot", one_hot)
-        self.steps, self.dropout, self.attention_dropout = steps, dropout, attention
+        self.steps, self.dropout, self.attention_dropout = steps, drop, attention
 
     def forward(self, x: Float[Tensor, "n d"], structure: Structure) -> Float[Tensor, "n c"]:
         """What is propagated in the end, taken for logits."""
         one_hot: Tensor = self.one_hot  # pyright: ignore[reportAssignmentType]
         known = one_hot.sum(dim=1, keepdim=True) > 0
-        score = F.linear(F.dropout(x, self.dropout, self.training), self.attention)
+        score = F.linear(dropout(x, self.dropout, self.training), self.attention)
         source = (score - score.max()).clamp(min=_LOWEST).exp()
         share, own = self.balance.sigmoid(), self.net(x, structure)
         h = torch.where(known, one_hot, 1.0 / one_hot.shape[1])
         for _ in range(self.steps):
-            kept = F.dropout(source, self.attention_dropout, self.training)
+            kept = dropout(source, self.attention_dropout, self.training)
             gathered = symmetric_product(structure.with_loops, torch.cat([kept * h, source], dim=1))
             h = F.relu(share * gathered[:, :-1] / gathered[:, -1:] + (1 - share) * own)
             h = torch.where(known, one_hot, h)

@@ -19,8 +19,8 @@ def examine(
     """Utility and gaps of one model on the test nodes, as plain data; the teacher's logits are for the agreement.
 
     Gaps are signed: later group minus earlier (see `heredity.metrics.fairness`); not-a-number where a group has nobody to
-    compare. Intervals are 95 % bootstrap intervals over test nodes; those "over the teacher" are of the difference between the
-    model's absolute gap and the teacher's, on the same resampled nodes.
+    compare. Intervals are 95 % bootstrap intervals over test nodes, of the gaps and of how far the absolute gap exceeds the
+    teacher's on the same resampled nodes (`sp_over_teacher`).
     """
     rows = graph.test
     probabilities = logits[rows].softmax(dim=1)

@@ -107,7 +107,7 @@ class Proxies(nn.Module):
         super().__init__()
         self.columns = nn.Parameter(columns, requires_grad=learnt)
 
-    def forward(self, x: Float[Tensor, "n d"], view: View) -> Float[Tensor, "n d+k"]:
+    def forward(self, x: Float[Tensor, "n d"], view: View) -> Float[Tensor, "n width"]:
         """[X, P], or [X, mean(P)]."""
         return with_columns(x, self.of(view))
 
