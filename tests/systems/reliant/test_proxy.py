@@ -26,7 +26,7 @@ from heredity.systems.reliant.proxy import READINGS, Debiased, Debiasing, first_
 GRAPH = load_graph("biased-sbm?nodes=200,degree=6,train=0.3", seed=1)
 WIDTH = GRAPH.features.shape[1]
 FABRIC = Machine(accelerator="cpu").fabric()
-PLAN = passes(12)
+PLAN = passes(8)
 
 
 def numbers(*shape: int, seed: int = 0) -> Tensor:
@@ -45,8 +45,8 @@ def a_game(framework: Framework, how: Debiasing) -> Debiased:
     return Debiased(student, columns, framework, TASK, how).eval()
 
 
-def a_run(directory: Path, seed: int = 3) -> Run:
-    return Run(directory, fabric=FABRIC, seed=seed, checkpoint_seconds=0.0)
+def a_run(directory: Path, every: float = 5.0) -> Run:
+    return Run(directory, fabric=FABRIC, seed=3, checkpoint_seconds=every)
 
 
 def student_of(directory: Path, framework: Framework = FRAMEWORKS["kd"], task: Task = TASK, **how: Any) -> nn.Module:
@@ -166,7 +166,7 @@ class StopError(Exception):
 
 
 @pytest.mark.parametrize("name", ["kd", "akd", "fairgnn"])
-@pytest.mark.parametrize("stop_at", [2, 9, 17])
+@pytest.mark.parametrize("stop_at", [2, 7])
 def test_a_resumed_student_is_the_same_in_every_bit(tmp_path: Path, name: str, stop_at: int) -> None:
     framework = {**FRAMEWORKS, "fairgnn": fairgnn(kd(NET), 8, alpha=1.0)}[name]
     how = Debiasing("plain") if name == "fairgnn" else Debiasing("absorb")
@@ -180,9 +180,8 @@ def test_a_resumed_student_is_the_same_in_every_bit(tmp_path: Path, name: str, s
 
     stopped = replace(framework, loss=loss)
     whole = distil(GRAPH, TASK, framework, how, PLAN, run=a_run(tmp_path / "whole"), name="s")
-    if stop_at < 12 or name != "fairgnn":
-        with pytest.raises(StopError):
-            distil(GRAPH, TASK, stopped, how, PLAN, run=a_run(tmp_path / "cut"), name="s")
+    with pytest.raises(StopError):
+        distil(GRAPH, TASK, stopped, how, PLAN, run=a_run(tmp_path / "cut", every=0.0), name="s")
     again = distil(GRAPH, TASK, framework, how, PLAN, run=a_run(tmp_path / "cut"), name="s")
     for key, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
@@ -208,10 +207,12 @@ def test_a_framework_of_ones_own_needs_a_few_lines(tmp_path: Path) -> None:
         logits = student(x, task.structure)
         return F.mse_loss(logits, task.logits), logits
 
+    learnable = make_task(GRAPH, torch.stack([-GRAPH.features[:, 0], GRAPH.features[:, 0]], dim=1))
     mine = Framework("mine", lambda width, task: make_net(NET, width, task.classes), mean_squared)
-    students = [student_of(tmp_path / reading, mine, reading=reading) for reading in ("plain", "code")]
     biases = []
-    for student in students:
+    for reading in ("plain", "code"):
+        run, how = a_run(tmp_path / reading), Debiasing(reading, alpha=10.0, phi="identity", rows="all")
+        student = distil(GRAPH, learnable, mine, how, passes(60), run=run, name=reading).eval()
         p = student(GRAPH.features, TASK.structure).softmax(dim=1)[:, 1]
         biases.append(float((p[GRAPH.sensitive == 1].mean() - p[GRAPH.sensitive == 0].mean()).abs().detach()))
     assert biases[1] < biases[0]
