@@ -59,7 +59,7 @@ def furthest(found: list[float]) -> float:
 
 
 @given(st.integers(0, 10**6), st.integers(2, 4))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_gaps_agree_with_fairlearn(seed: int, groups: int) -> None:
     predicted, truth, group = columns(seed, groups=groups)
     parity = furthest(rates(selection_rate, predicted, truth, group))
@@ -77,7 +77,7 @@ def test_gaps_agree_with_fairlearn(seed: int, groups: int) -> None:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_many_classes_take_the_worst_class_against_the_rest(seed: int) -> None:
     predicted, truth, group = columns(seed, classes=4, groups=3)
     each = []
@@ -92,7 +92,7 @@ def test_many_classes_take_the_worst_class_against_the_rest(seed: int) -> None:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_swapping_the_groups_or_the_classes_turns_the_sign(seed: int) -> None:
     predicted, truth, group = columns(seed)
     gap = statistical_parity_difference(predicted, group)
@@ -169,7 +169,9 @@ def test_the_objective_is_twice_the_squared_gap_for_two_classes(phi: str) -> Non
         )
         found = bias_objective(torch.stack([1 - p, p], 1), group, labels, phi=phi)  # pyright: ignore
         assert float(found.detach()) == pytest.approx(2 * float(gap.detach()) ** 2, abs=1e-9)
-    assert torch.autograd.gradcheck(lambda x: bias_objective(torch.stack([1 - x, x], 1), group, phi=phi), (p,))  # pyright: ignore
+    few = p[:6].detach().requires_grad_()
+    members = torch.arange(6) % 2
+    assert torch.autograd.gradcheck(lambda x: bias_objective(torch.stack([1 - x, x], 1), members, phi=phi), (few,))  # pyright: ignore
 
 
 def test_the_objective_over_several_groups_is_the_mean_over_pairs() -> None:
@@ -208,14 +210,16 @@ def batches_of(size: int, count: int, group: torch.Tensor) -> list[torch.Tensor]
 def test_batch_estimates_of_the_objective_against_the_whole() -> None:
     p, group = population()
     whole = float(bias_objective(p, group))
-    batches = batches_of(64, 300, group)
+    batches = batches_of(48, 110, group)
     alone = torch.stack([bias_objective(p[rows], group[rows]) for rows in batches])
     halves = torch.stack([half_batch_objective(p[rows], group[rows]) for rows in batches])
     moving = MovingGroupMeans(decay=0.95)
-    averaged = torch.stack([moving(p[rows], group[rows]) for rows in batches])[50:]
+    averaged = torch.stack([moving(p[rows], group[rows]) for rows in batches])[30:]
     # E[gap^2] = gap^2 + variance of the gap, known here from the population and the sizes of the groups in a batch.
-    inside = [p[group == g, 1].var() / 64 / (group == g).double().mean() for g in (0, 1)]
-    assert float(alone.mean()) - whole == pytest.approx(2 * float(sum(inside)), rel=0.2)
+    inside = [p[group == g, 1].var() / 48 / (group == g).double().mean() for g in (0, 1)]
+    expected = whole + 2 * float(sum(inside))
+    assert abs(float(alone.mean()) - expected) < 3 * float(alone.std()) / len(alone) ** 0.5
+    assert float(alone.mean()) > 1.2 * whole
     assert abs(float(halves.mean()) - whole) < 3 * float(halves.std()) / len(halves) ** 0.5
     assert abs(float(averaged.mean()) - whole) < 0.15 * whole
     assert float(averaged.std()) < 0.4 * float(alone.std())
@@ -231,8 +235,8 @@ def test_the_gradient_of_the_moving_objective_is_that_of_the_whole() -> None:
     everything = torch.arange(len(group))
     (expected,) = torch.autograd.grad(bias_objective(moved(everything), group), shift)
     moving = MovingGroupMeans(decay=0.98)
-    batches = batches_of(256, 150, group)
-    found = [torch.autograd.grad(moving(moved(rows), group[rows]), shift)[0] for rows in batches][50:]
+    batches = batches_of(256, 80, group)
+    found = [torch.autograd.grad(moving(moved(rows), group[rows]), shift)[0] for rows in batches][30:]
     assert torch.allclose(torch.stack(found).mean(0), expected, rtol=0.1)
     first = MovingGroupMeans()
     (one,) = torch.autograd.grad(first(moved(everything), group), shift)
@@ -244,7 +248,7 @@ def test_the_gradient_of_the_moving_objective_is_that_of_the_whole() -> None:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_utility_agrees_with_scikit_learn(seed: int) -> None:
     random = generator_of("utility", seed)
     p = torch.rand(80, 3, generator=random).mul(6).round().softmax(dim=1).double()
@@ -289,10 +293,10 @@ def test_intervals_are_those_of_resampled_nodes() -> None:
     random = generator_of("intervals")
     p = torch.rand(300, generator=random)
     truth, group = (torch.rand(300, generator=random) < p).long(), torch.randint(2, (300,), generator=random)
-    summary = fairness_summary(torch.stack([1 - p, p], 1), truth, group, seed=0, samples=2000)
+    summary = fairness_summary(torch.stack([1 - p, p], 1), truth, group, seed=0, samples=1000)
     predicted = (p > 0.5).long()
     numbers = np.random.default_rng(0)
-    drawn = [torch.from_numpy(numbers.integers(0, 300, 300)) for _ in range(1000)]
+    drawn = [torch.from_numpy(numbers.integers(0, 300, 300)) for _ in range(400)]
     for metric, found in (
         (
             lambda rows: statistical_parity_difference(predicted[rows], group[rows]),
@@ -304,9 +308,9 @@ def test_intervals_are_those_of_resampled_nodes() -> None:
         ),
     ):
         low, high = np.quantile([metric(rows) for rows in drawn], [0.025, 0.975])
-        assert (found.low, found.high) == pytest.approx((low, high), abs=0.02)
+        assert (found.low, found.high) == pytest.approx((low, high), abs=0.025)
         assert found.low < found.value < found.high
-    again = fairness_summary(torch.stack([1 - p, p], 1), truth, group, seed=0, samples=2000)
+    again = fairness_summary(torch.stack([1 - p, p], 1), truth, group, seed=0, samples=1000)
     assert again == summary
     assert json.dumps(finite(summary.to_plain()), allow_nan=False)
 
