@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heredity.core.errors import ConfigError, DataError
-from heredity.data.graphs import BiasedSbm, biased_sbm, check_source, from_pyg, load_graph, make_source, to_pyg
+from heredity.data.graphs import (
+    BiasedSbm,
+    biased_sbm,
+    check_source,
+    from_pyg,
+    load_graph,
+    make_source,
+    similar_pairs,
+    to_pyg,
+)
 from heredity.data.graphs.sources import SOURCES
 from heredity.data.graphs.write_graphs import LAYOUTS
 
@@ -240,6 +249,31 @@ def test_dblp_without_features_says_what_else_there_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="features=structure"):
         load_graph(source, seed=0)
     assert load_graph(f"{source}?features=structure", seed=0).feature_names[0] == "log_degree"
+
+
+def test_edges_can_be_rebuilt_without_what_they_must_not_know(tmp_path: Path) -> None:
+    source = made("credit", tmp_path / "made")
+    graph = load_graph(f"{source}?edges=nearest,neighbours=4,edges_without=Age", seed=0)
+    assert 240 * 2 <= graph.edges.shape[1] // 2 <= 240 * 4
+    assert "edges rebuilt: 4 nearest rows, without Age" in graph.notes
+    similar = {}
+    for without in ("label_0", "proxy_0"):
+        similar[without] = load_graph(f"{source}?edges=similarity,edges_without={without}", seed=0).edges
+    assert similar["label_0"].shape != similar["proxy_0"].shape
+    with pytest.raises(DataError, match="no feature column 'age' to drop"):
+        load_graph(f"{source}?edges=nearest,edges_without=age", seed=0)
+    with pytest.raises(DataError, match="needs a threshold"):
+        load_graph(f"{made('graph', tmp_path / 'own')}?edges=similarity", seed=0)
+
+
+@pytest.mark.parametrize("block", [1, 7, 500])
+def test_row_blocks_give_the_pairs_of_the_whole_matrix(block: int) -> None:
+    rows = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)).double()
+    rows[10] = rows[20]
+    near = 1 / (1 + torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist"))
+    largest = near.topk(2, dim=1).values[:, 1:]
+    expected = torch.nonzero((near > 0.8 * largest) & ~torch.eye(60, dtype=torch.bool)).T
+    assert torch.equal(similar_pairs(rows, 0.8, block=block), expected)
 
 
 def test_graphml_with_a_document_type_is_refused(tmp_path: Path) -> None:
