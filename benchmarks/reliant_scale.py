@@ -11,6 +11,7 @@ as large as nodes x nodes. Figures are of one epoch: they say what it costs, not
 import argparse
 import resource
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import SAGEConv
 
 from heredity.core.randomness import generator_of, seed_of
-from heredity.data.graphs import BiasedSbm, Graph, NeighbourSampler, biased_sbm, stratified_batches
+from heredity.data.graphs import BiasedSbm, Graph, Neighbourhood, NeighbourSampler, biased_sbm, stratified_batches
 from heredity.metrics.fairness import MovingGroupMeans, statistical_parity_difference
 
 
@@ -40,9 +41,10 @@ class Sage(nn.Module):
         super().__init__()
         self.first, self.second = SAGEConv(inputs, hidden), SAGEConv(hidden, classes)
 
-    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
-        """Logits of every node of a sampled neighbourhood."""
-        return self.second(F.relu(self.first(x, edges)), edges)
+    def forward(self, x: Tensor, near: Neighbourhood) -> Tensor:
+        """Logits of the seeds of a neighbourhood of two hops; each layer computes only what the next one needs."""
+        inner = F.relu(self.first((x, x[: near.known[1]]), near.edges))
+        return self.second((inner, inner[: near.seeds]), near.edges[:, : near.hops[0]])
 
     @torch.no_grad()
     def everywhere(self, x: Tensor, mean: Tensor) -> Tensor:
@@ -60,8 +62,7 @@ def train_teacher(graph: Graph, teacher: Sage, fan_outs: tuple[int, ...], size: 
     random = generator_of("teacher")
     for rows in graph.train[torch.randperm(len(graph.train), generator=random)].split(size):
         near = sampler.sample(rows, fan_outs, random)
-        logits = teacher(graph.features[near.nodes], near.edges)[: near.seeds]
-        loss = F.cross_entropy(logits, graph.labels[rows])
+        loss = F.cross_entropy(teacher(graph.features[near.nodes], near), graph.labels[rows])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -101,9 +102,9 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=1.0)
     options = parser.parse_args()
     torch.manual_seed(seed_of("reliant-scale") % 2**32)
-    print(f"{torch.get_num_threads()} threads")
-    with timed("importing torch and torch-geometric (before this line)"):
-        pass
+    warnings.filterwarnings("ignore", message="Sparse")
+    imported = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(f"{torch.get_num_threads()} threads; torch and torch-geometric alone take {imported:.2f} GB")
     with timed(f"drawing {options.nodes:,} nodes"):
         graph = biased_sbm(BiasedSbm(nodes=options.nodes, degree=options.degree), seed=0)
     print(f"  {graph.edges.shape[1] // 2:,} undirected edges, {graph.features.shape[1]} features")

@@ -30,7 +30,9 @@ def test_a_neighbourhood_is_a_part_of_the_graph() -> None:
         assert per_node[:3].tolist() == degree[seeds].clamp(max=4).tolist()
         assert int(per_node[3:].max()) <= 3
         assert found.hops == (int(per_node[:3].sum()), len(pairs))
-        assert int(found.edges[1, : found.hops[0]].max()) < 3
+        assert int(found.edges[1, : found.hops[0]].max()) < found.seeds == 3
+        assert int(found.edges[0, : found.hops[0]].max()) < found.known[1]
+        assert int(found.edges[1].max()) < found.known[1] <= found.known[2] == len(found.nodes)
 
 
 def test_fan_outs_above_every_degree_give_the_whole_neighbourhood() -> None:

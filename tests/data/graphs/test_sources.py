@@ -76,8 +76,8 @@ def test_pyg_data_goes_there_and_back() -> None:
 
 def test_npz_with_pygs_names_is_read(tmp_path: Path) -> None:
     graph = load_graph("biased-sbm?nodes=100", seed=0)
-    columns = {"x": graph.features, "edge_index": graph.edges, "y": graph.labels, "s": graph.sensitive}
-    np.savez(tmp_path / "g.npz", **{name: value.numpy() for name, value in columns.items()})
+    x, edges, y, s = (value.numpy() for value in (graph.features, graph.edges, graph.labels, graph.sensitive))
+    np.savez(tmp_path / "g.npz", x=x, edge_index=edges, y=y, s=s)
     again = load_graph(f"pyg:{tmp_path / 'g.npz'}", seed=0)
     assert torch.equal(again.edges, graph.edges)
     assert "split drawn with seed 0" in " ".join(again.notes)

@@ -15,14 +15,20 @@ class Neighbourhood:
     """Nodes sampled around some seeds. `nodes` are their numbers in the whole graph, the seeds first.
 
     `edges` are (source, target) in positions of `nodes`: a message goes from a sampled neighbour to the node it was sampled
-    for. `hops[k]` counts the edges sampled in the first k + 1 hops, which come first: a network of K layers may leave out
-    hop K from layer 2 on, hop K - 1 from layer 3 on, and so forth.
+    for. Nodes and edges come in order of hops: `known[k]` counts the nodes at most k hops away (`known[0]` the seeds), and
+    `hops[k]` the edges into nodes at most k hops away. So of K layers the last needs only the first `hops[0]` edges and
+    gives the first `known[0]` nodes, the one before it `hops[1]` and `known[1]`, and so forth.
     """
 
     nodes: Int[Tensor, "m"]
     edges: Int[Tensor, "2 e"]
-    seeds: int
+    known: tuple[int, ...]
     hops: tuple[int, ...]
+
+    @property
+    def seeds(self) -> int:
+        """How many of the nodes are seeds."""
+        return self.known[0]
 
 
 class NeighbourSampler:
@@ -50,23 +56,24 @@ class NeighbourSampler:
         position = self._position
         found = [seeds]
         position[seeds] = torch.arange(len(seeds))
-        known, frontier = len(seeds), seeds
+        known, frontier = [len(seeds)], seeds
         sources: list[Tensor] = []
         targets: list[Tensor] = []
         hops: list[int] = []
         for fan_out in fan_outs:
             owner, neighbour = self._draw(frontier, fan_out, generator)
             new = torch.unique(neighbour[position[neighbour] < 0])
-            position[new] = known + torch.arange(len(new))
+            position[new] = known[-1] + torch.arange(len(new))
             found.append(new)
-            known += len(new)
+            known.append(known[-1] + len(new))
             sources.append(position[neighbour])
             targets.append(position[frontier][owner])
             hops.append(len(owner) + (hops[-1] if hops else 0))
             frontier = new
         nodes = torch.cat(found)
         position[nodes] = -1
-        return Neighbourhood(nodes, torch.stack([torch.cat(sources), torch.cat(targets)]), len(seeds), tuple(hops))
+        edges = torch.stack([torch.cat(sources), torch.cat(targets)])
+        return Neighbourhood(nodes, edges, tuple(known), tuple(hops))
 
     def _draw(self, frontier: Tensor, fan_out: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Positions in `frontier` and the neighbours drawn for them: all where there are few, else by Floyd's algorithm.

@@ -24,7 +24,8 @@ class MovingGroupMeans:
     def __init__(self, *, decay: float = 0.9, phi: Phi = "identity") -> None:
         if not 0 <= decay < 1:
             raise ConfigError(f"decay {decay:g} is outside [0, 1)", remedy="0.9 averages about ten batches")
-        self.decay, self.phi = decay, phi
+        self.decay = decay
+        self.phi: Phi = phi
         self._total: Tensor | None = None
         self._weight = 0.0
 
