@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heredity.core.errors import ConfigError, DataError
+from heredity.core.lineage import load_tensors, save_tensors
 from heredity.data.graphs import (
     BiasedSbm,
     biased_sbm,
@@ -17,6 +18,7 @@ from heredity.data.graphs import (
     from_pyg,
     load_graph,
     make_source,
+    save_graph,
     similar_pairs,
     to_pyg,
 )
@@ -51,8 +53,6 @@ def test_every_layout_that_is_written_is_read_back(tmp_path: Path, layout: str) 
 
 
 def test_a_stored_graph_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    from heredity.data.graphs import save_graph
-
     graph = load_graph("biased-sbm?nodes=100", seed=1)
     save_graph(tmp_path / "g.safetensors", graph)
     again = load_graph(f"pyg:{tmp_path / 'g.safetensors'}", seed=0)
@@ -81,6 +81,39 @@ def test_npz_with_pygs_names_is_read(tmp_path: Path) -> None:
     again = load_graph(f"pyg:{tmp_path / 'g.npz'}", seed=0)
     assert torch.equal(again.edges, graph.edges)
     assert "split drawn with seed 0" in " ".join(again.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": lambda x: x.index_fill(0, torch.tensor([7]), torch.nan)}, "row 7, column 'group' is not finite"),
+        ({"edge_index": lambda e: e.index_fill(1, torch.tensor([3]), 100)}, r"edge 3 is \[100, 100\], nodes are 0..99"),
+        ({"edge_index": lambda e: e.T.contiguous()}, "'edge_index' has shape"),
+        ({"y": lambda y: y[:-1]}, "'y' has 99 rows, 'x' 100"),
+        ({"y": lambda y: y + 0.5}, "'y' holds fractions"),
+        ({"y": lambda y: y * 0}, "'y' must be classes"),
+        ({"sensitive": lambda s: s * 0}, "'sensitive' must be groups"),
+        ({"sensitive": lambda s: s * 2}, "'sensitive' must be groups"),
+        ({"test": lambda rows: rows + 90}, "is not among 0..99"),
+        ({"test": lambda rows: rows.index_fill(0, torch.tensor([0]), int(rows[1]))}, "listed twice"),
+        ({"x": lambda x: x[:, :3].contiguous()}, "21 feature names for 3 columns"),
+    ],
+)
+def test_a_stored_graph_that_does_not_fit_is_named(tmp_path: Path, change: dict, message: str) -> None:
+    path = tmp_path / "g.safetensors"
+    save_graph(path, load_graph("biased-sbm?nodes=100", seed=1))
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, tensors | {name: alter(tensors[name]) for name, alter in change.items()}, metadata)
+    with pytest.raises(DataError, match=message):
+        load_graph(f"pyg:{path}", seed=0)
+
+
+@given(st.binary(max_size=120), st.sampled_from(["npz", "safetensors"]))
+@settings(max_examples=40, deadline=None)
+def test_any_bytes_as_a_stored_graph_are_a_clear_error(content: bytes, ending: str) -> None:
+    Path(f"g.{ending}").write_bytes(content)
+    with pytest.raises(DataError):
+        load_graph(f"pyg:g.{ending}", seed=0)
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
@@ -170,7 +203,11 @@ def test_bad_columns_are_named(tmp_path: Path, nodes: str, edges: str, options: 
 def test_a_continuous_column_can_be_cut_in_two(tmp_path: Path) -> None:
     rows = "".join(f"n{node},{node % 5},{node % 2},{node + 0.5}\n" for node in range(60))
     source = folder(tmp_path / "g", "id,x,label,age\n" + rows, "source,target\nn0,n1\nn1,n0\nn2,n2\nn1,n0\n")
-    graph = load_graph(f"{source}?sensitive=age,sensitive_above=20", seed=0)
+    with pytest.raises(DataError, match=r"column 'age': .* 60 different values, as a continuous .*sensitive_above"):
+        load_graph(source, seed=0, sensitive="age")
+    graph = load_graph(f"{source}?sensitive_above=20", seed=0, sensitive="age", raw=True)
+    assert sorted(set(graph.features[:, 0].tolist())) == [0, 1, 2, 3, 4]
+    assert not graph.standardised
     assert int(graph.sensitive.sum()) == 40
     assert graph.edges.tolist() == [[0, 1], [1, 0]]
     assert "1 self-loops left out, 1 repeated edges merged" in graph.notes
@@ -256,6 +293,8 @@ def test_edges_can_be_rebuilt_without_what_they_must_not_know(tmp_path: Path) ->
     graph = load_graph(f"{source}?edges=nearest,neighbours=4,edges_without=Age", seed=0)
     assert 240 * 2 <= graph.edges.shape[1] // 2 <= 240 * 4
     assert "edges rebuilt: 4 nearest rows, without Age" in graph.notes
+    assert not any("bias by construction" in note for note in graph.notes)
+    assert any("bias by construction" in note for note in load_graph(source, seed=0).notes)
     similar = {}
     for without in ("label_0", "proxy_0"):
         similar[without] = load_graph(f"{source}?edges=similarity,edges_without={without}", seed=0).edges

@@ -136,7 +136,7 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             with np.load(path, allow_pickle=False) as loaded:
                 arrays = {name: loaded[name] for name in loaded.files}
             return {name: torch.from_numpy(value) for name, value in arrays.items() if value.dtype.kind in "iufb"}, {}
-        except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError, EOFError, KeyError, MemoryError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} is not a readable npz: {error}", remedy="save it with numpy.savez") from error
     try:
         tensors, metadata = load_tensors(path)

@@ -86,6 +86,7 @@ def fairness_summary(
     event = p[:, 1] if classes == 2 else p.amax(dim=1)
     outcome = (truth == 1).double() if classes == 2 else (predicted == truth).double()
     hot = torch.nn.functional.one_hot(group, parts).double()
+    of_group = (hot[:, :, None] * p[:, None, :]).flatten(1)
 
     def statistics(weights: Float[Tensor, "r n"]) -> dict[str, Tensor]:
         double = weights.double()
@@ -97,7 +98,7 @@ def fairness_summary(
             "statistical_parity_difference": parity_gap(table),
             "equal_opportunity_difference": opportunity_gap(table),
             "equalised_odds_difference": odds_gap(table),
-            "soft_parity": parity_gap(torch.einsum("rn,ng,nc->rgc", double, hot, p)[:, :, None]),
+            "soft_parity": parity_gap((double @ of_group).reshape(-1, parts, 1, classes)),
             "label_gap": parity_gap(table.sum(dim=3)[:, :, None]),
         }
         each = group_accuracies(table)
