@@ -1,6 +1,7 @@
 """Every layout: written and read back, real files where there are any, and damaged ones refused by name."""
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -313,6 +314,19 @@ def test_row_blocks_give_the_pairs_of_the_whole_matrix(block: int) -> None:
     largest = near.topk(2, dim=1).values[:, 1:]
     expected = torch.nonzero((near > 0.8 * largest) & ~torch.eye(60, dtype=torch.bool)).T
     assert torch.equal(similar_pairs(rows, 0.8, block=block), expected)
+
+
+def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = made("graphml", tmp_path / "made")
+    monkeypatch.setitem(sys.modules, "networkx", None)
+    with pytest.raises(DataError, match=r"networkx is not installed .*heredity\[graph\]"):
+        load_graph(source, seed=0)
+
+
+def test_names_from_files_do_not_steer_the_terminal(tmp_path: Path) -> None:
+    source = made("graph", tmp_path / "made")
+    rewrite(tmp_path / "made" / "nodes.csv", 1, "noise_0", "noise\x1b[2J")
+    assert "\x1b" not in check_source(source)
 
 
 def test_graphml_with_a_document_type_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from heredity.core.errors import DataError, ModelError
 from heredity.core.lineage import load_tensors, save_tensors
+from heredity.data.graphs.extra import extra
 from heredity.data.graphs.graph import Graph
 from heredity.data.graphs.raw import Options, RawGraph, finish, kept_columns
 from heredity.data.graphs.splits import Split, check_disjoint, check_part
@@ -118,13 +119,12 @@ def _from_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, Any], path:
 
 def to_pyg(graph: Graph) -> Any:
     """PyTorch Geometric's `Data` with x, edge_index, y, sensitive and the three masks."""
-    from torch_geometric.data import Data
-
+    data = extra("torch_geometric.data")
     masks = {
         f"{short}_mask": torch.zeros(graph.nodes, dtype=torch.bool).index_fill(0, getattr(graph, part), True)
         for short, part in (("train", "train"), ("val", "validation"), ("test", "test"))
     }
-    return Data(x=graph.features, edge_index=graph.edges, y=graph.labels, sensitive=graph.sensitive, **masks)
+    return data.Data(x=graph.features, edge_index=graph.edges, y=graph.labels, sensitive=graph.sensitive, **masks)
 
 
 def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
