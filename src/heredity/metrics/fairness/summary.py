@@ -78,7 +78,7 @@ def fairness_summary(
     >>> found.accuracy.value, found.statistical_parity_difference.value
     (1.0, 0.0)
     """
-    truth, group = aligned(labels=labels, sensitive=sensitive)
+    truth, group = (column.cpu() for column in aligned(labels=labels, sensitive=sensitive))
     p = probabilities.detach().cpu().double()
     _checked(p, truth)
     classes, parts = p.shape[1], group_count(group, groups)
@@ -150,7 +150,8 @@ def gap_change(
         "equal_opportunity": opportunity_gap,
         "equalised_odds": odds_gap,
     }[gap]
-    first, second, truth, group = aligned(before=before, after=after, labels=labels, sensitive=sensitive)
+    columns = aligned(before=before, after=after, labels=labels, sensitive=sensitive)
+    first, second, truth, group = (column.cpu() for column in columns)
     classes = max(2, *(int(column.max()) + 1 for column in (first, second, truth)))
     parts = group_count(group, groups)
 
