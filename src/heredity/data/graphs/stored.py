@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,38 +70,10 @@ def _from_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, Any], path:
     labels, sensitive = (_whole(_one(tensors, name, path, 1), name, path) for name in ("y", "sensitive"))
     pairs = _whole(pairs, "edge_index", path)
     nodes = len(features)
-    for name, values in (("y", labels), ("sensitive", sensitive)):
-        if len(values) != nodes:
-            raise DataError(f"{path}: {name!r} has {len(values)} rows, 'x' {nodes}", remedy="one row a node")
-    if len(pairs) != 2:
-        raise DataError(f"{path}: 'edge_index' has shape {tuple(pairs.shape)}", remedy="it must be [2, edges]")
-    wrong = torch.nonzero(((pairs < 0) | (pairs >= nodes)).any(dim=0)).flatten()
-    if len(wrong):
-        raise DataError(
-            f"{path}: edge {int(wrong[0])} is {pairs[:, wrong[0]].tolist()}, nodes are 0..{nodes - 1}",
-            remedy="remove the edge or add the node",
-        )
-    if not features.is_floating_point():
-        features = features.double()
-    bad = torch.nonzero(~torch.isfinite(features))
     names = about.get("feature_names") or [f"x_{number}" for number in range(features.shape[1])]
-    if len(names) != features.shape[1]:
-        raise DataError(f"{path}: {len(names)} feature names for {features.shape[1]} columns", remedy="save it again")
-    if len(bad):
-        row, column = bad[0].tolist()
-        raise DataError(f"{path}: row {row}, column {names[column]!r} is not finite", remedy="fill it in or drop it")
-    if (
-        bool((sensitive < 0).any())
-        or len(torch.unique(sensitive)) != int(sensitive.max()) + 1
-        or int(sensitive.max()) < 1
-    ):
-        counts = dict(zip(*(part.tolist() for part in torch.unique(sensitive, return_counts=True)), strict=True))
-        raise DataError(
-            f"{path}: 'sensitive' must be groups 0, 1, ... with two groups at least, found {dict(list(counts.items())[:5])}",
-            remedy="number the groups",
-        )
-    if int(labels.min()) < -1 or int(labels.max()) < 1:
-        raise DataError(f"{path}: 'y' must be classes 0, 1, ... (-1: unlabelled)", remedy="number the classes")
+    features = _checked_features(features, names, path)
+    _check_columns(labels, sensitive, nodes, path)
+    _check_pairs(pairs, nodes, path)
     kept = kept_columns(names, options.drop, str(path))
     return RawGraph(
         name=about.get("name") or path.stem,
@@ -115,6 +87,43 @@ def _from_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, Any], path:
         notes=list(about.get("notes", [])),
         split=_split(tensors, labels, path),
     )
+
+
+def _checked_features(features: Tensor, names: Sequence[str], path: Path) -> Tensor:
+    if len(names) != features.shape[1]:
+        raise DataError(f"{path}: {len(names)} feature names for {features.shape[1]} columns", remedy="save it again")
+    real = features if features.is_floating_point() else features.double()
+    bad = torch.nonzero(~torch.isfinite(real))
+    if len(bad):
+        row, column = bad[0].tolist()
+        raise DataError(f"{path}: row {row}, column {names[column]!r} is not finite", remedy="fill it in or drop it")
+    return real
+
+
+def _check_columns(labels: Tensor, sensitive: Tensor, nodes: int, path: Path) -> None:
+    for name, values in (("y", labels), ("sensitive", sensitive)):
+        if len(values) != nodes:
+            raise DataError(f"{path}: {name!r} has {len(values)} rows, 'x' {nodes}", remedy="one row a node")
+    groups, counts = (part.tolist() for part in torch.unique(sensitive, return_counts=True))
+    if groups != list(range(len(groups))) or len(groups) < 2:
+        found = ", ".join(f"{group}: {count}" for group, count in list(zip(groups, counts, strict=True))[:5])
+        raise DataError(
+            f"{path}: 'sensitive' must be groups 0, 1, ... with two groups at least, found {found}",
+            remedy="number the groups",
+        )
+    if int(labels.min()) < -1 or int(labels.max()) < 1:
+        raise DataError(f"{path}: 'y' must be classes 0, 1, ... (-1: unlabelled)", remedy="number the classes")
+
+
+def _check_pairs(pairs: Tensor, nodes: int, path: Path) -> None:
+    if len(pairs) != 2:
+        raise DataError(f"{path}: 'edge_index' has shape {tuple(pairs.shape)}", remedy="it must be [2, edges]")
+    wrong = torch.nonzero(((pairs < 0) | (pairs >= nodes)).any(dim=0)).flatten()
+    if len(wrong):
+        raise DataError(
+            f"{path}: edge {int(wrong[0])} is {pairs[:, wrong[0]].tolist()}, nodes are 0..{nodes - 1}",
+            remedy="remove the edge or add the node",
+        )
 
 
 def to_pyg(graph: Graph) -> Any:
