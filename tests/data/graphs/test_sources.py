@@ -1,6 +1,7 @@
 """Every layout: written and read back, real files where there are any, and damaged ones refused by name."""
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heredity.core.errors import ConfigError, DataError
-from heredity.data.graphs import BiasedSbm, biased_sbm, check_source, from_pyg, load_graph, make_source, to_pyg
+from heredity.core.lineage import load_tensors, save_tensors
+from heredity.data.graphs import (
+    BiasedSbm,
+    biased_sbm,
+    check_source,
+    from_pyg,
+    load_graph,
+    make_source,
+    save_graph,
+    similar_pairs,
+    to_pyg,
+)
 from heredity.data.graphs.sources import SOURCES
 from heredity.data.graphs.write_graphs import LAYOUTS
 
@@ -42,8 +54,6 @@ def test_every_layout_that_is_written_is_read_back(tmp_path: Path, layout: str) 
 
 
 def test_a_stored_graph_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    from heredity.data.graphs import save_graph
-
     graph = load_graph("biased-sbm?nodes=100", seed=1)
     save_graph(tmp_path / "g.safetensors", graph)
     again = load_graph(f"pyg:{tmp_path / 'g.safetensors'}", seed=0)
@@ -67,11 +77,44 @@ def test_pyg_data_goes_there_and_back() -> None:
 
 def test_npz_with_pygs_names_is_read(tmp_path: Path) -> None:
     graph = load_graph("biased-sbm?nodes=100", seed=0)
-    columns = {"x": graph.features, "edge_index": graph.edges, "y": graph.labels, "s": graph.sensitive}
-    np.savez(tmp_path / "g.npz", **{name: value.numpy() for name, value in columns.items()})
+    x, edges, y, s = (value.numpy() for value in (graph.features, graph.edges, graph.labels, graph.sensitive))
+    np.savez(tmp_path / "g.npz", x=x, edge_index=edges, y=y, s=s)
     again = load_graph(f"pyg:{tmp_path / 'g.npz'}", seed=0)
     assert torch.equal(again.edges, graph.edges)
     assert "split drawn with seed 0" in " ".join(again.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": lambda x: x.index_fill(0, torch.tensor([7]), torch.nan)}, "row 7, column 'group' is not finite"),
+        ({"edge_index": lambda e: e.index_fill(1, torch.tensor([3]), 100)}, r"edge 3 is \[100, 100\], nodes are 0..99"),
+        ({"edge_index": lambda e: e.T.contiguous()}, "'edge_index' has shape"),
+        ({"y": lambda y: y[:-1]}, "'y' has 99 rows, 'x' 100"),
+        ({"y": lambda y: y + 0.5}, "'y' holds fractions"),
+        ({"y": lambda y: y * 0}, "'y' must be classes"),
+        ({"sensitive": lambda s: s * 0}, "'sensitive' must be groups"),
+        ({"sensitive": lambda s: s * 2}, "'sensitive' must be groups"),
+        ({"test": lambda rows: rows + 90}, "is not among 0..99"),
+        ({"test": lambda rows: rows.index_fill(0, torch.tensor([0]), int(rows[1]))}, "listed twice"),
+        ({"x": lambda x: x[:, :3].contiguous()}, "21 feature names for 3 columns"),
+    ],
+)
+def test_a_stored_graph_that_does_not_fit_is_named(tmp_path: Path, change: dict, message: str) -> None:
+    path = tmp_path / "g.safetensors"
+    save_graph(path, load_graph("biased-sbm?nodes=100", seed=1))
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, tensors | {name: alter(tensors[name]) for name, alter in change.items()}, metadata)
+    with pytest.raises(DataError, match=message):
+        load_graph(f"pyg:{path}", seed=0)
+
+
+@given(st.binary(max_size=120), st.sampled_from(["npz", "safetensors"]))
+@settings(max_examples=40, deadline=None)
+def test_any_bytes_as_a_stored_graph_are_a_clear_error(content: bytes, ending: str) -> None:
+    Path(f"g.{ending}").write_bytes(content)
+    with pytest.raises(DataError):
+        load_graph(f"pyg:g.{ending}", seed=0)
 
 
 def test_a_pickle_is_refused(tmp_path: Path) -> None:
@@ -161,7 +204,11 @@ def test_bad_columns_are_named(tmp_path: Path, nodes: str, edges: str, options: 
 def test_a_continuous_column_can_be_cut_in_two(tmp_path: Path) -> None:
     rows = "".join(f"n{node},{node % 5},{node % 2},{node + 0.5}\n" for node in range(60))
     source = folder(tmp_path / "g", "id,x,label,age\n" + rows, "source,target\nn0,n1\nn1,n0\nn2,n2\nn1,n0\n")
-    graph = load_graph(f"{source}?sensitive=age,sensitive_above=20", seed=0)
+    with pytest.raises(DataError, match=r"column 'age': .* 60 different values, as a continuous .*sensitive_above"):
+        load_graph(source, seed=0, sensitive="age")
+    graph = load_graph(f"{source}?sensitive_above=20", seed=0, sensitive="age", raw=True)
+    assert sorted(set(graph.features[:, 0].tolist())) == [0, 1, 2, 3, 4]
+    assert not graph.standardised
     assert int(graph.sensitive.sum()) == 40
     assert graph.edges.tolist() == [[0, 1], [1, 0]]
     assert "1 self-loops left out, 1 repeated edges merged" in graph.notes
@@ -240,6 +287,46 @@ def test_dblp_without_features_says_what_else_there_is(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="features=structure"):
         load_graph(source, seed=0)
     assert load_graph(f"{source}?features=structure", seed=0).feature_names[0] == "log_degree"
+
+
+def test_edges_can_be_rebuilt_without_what_they_must_not_know(tmp_path: Path) -> None:
+    source = made("credit", tmp_path / "made")
+    graph = load_graph(f"{source}?edges=nearest,neighbours=4,edges_without=Age", seed=0)
+    assert 240 * 2 <= graph.edges.shape[1] // 2 <= 240 * 4
+    assert "edges rebuilt: 4 nearest rows, without Age" in graph.notes
+    assert not any("bias by construction" in note for note in graph.notes)
+    assert any("bias by construction" in note for note in load_graph(source, seed=0).notes)
+    similar = {}
+    for without in ("label_0", "proxy_0"):
+        similar[without] = load_graph(f"{source}?edges=similarity,edges_without={without}", seed=0).edges
+    assert similar["label_0"].shape != similar["proxy_0"].shape
+    with pytest.raises(DataError, match="no feature column 'age' to drop"):
+        load_graph(f"{source}?edges=nearest,edges_without=age", seed=0)
+    with pytest.raises(DataError, match="needs a threshold"):
+        load_graph(f"{made('graph', tmp_path / 'own')}?edges=similarity", seed=0)
+
+
+@pytest.mark.parametrize("block", [1, 7, 500])
+def test_row_blocks_give_the_pairs_of_the_whole_matrix(block: int) -> None:
+    rows = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)).double()
+    rows[10] = rows[20]
+    near = 1 / (1 + torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist"))
+    largest = near.topk(2, dim=1).values[:, 1:]
+    expected = torch.nonzero((near > 0.8 * largest) & ~torch.eye(60, dtype=torch.bool)).T
+    assert torch.equal(similar_pairs(rows, 0.8, block=block), expected)
+
+
+def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = made("graphml", tmp_path / "made")
+    monkeypatch.setitem(sys.modules, "networkx", None)
+    with pytest.raises(DataError, match=r"networkx is not installed .*heredity\[graph\]"):
+        load_graph(source, seed=0)
+
+
+def test_names_from_files_do_not_steer_the_terminal(tmp_path: Path) -> None:
+    source = made("graph", tmp_path / "made")
+    rewrite(tmp_path / "made" / "nodes.csv", 1, "noise_0", "noise\x1b[2J")
+    assert "\x1b" not in check_source(source)
 
 
 def test_graphml_with_a_document_type_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from heredity.data.graphs.biased_sbm import BiasedSbm, biased_sbm
 from heredity.data.graphs.graph import Graph
 from heredity.data.graphs.raw import Options
+from heredity.data.graphs.sampling import Neighbourhood, NeighbourSampler, stratified_batches
 from heredity.data.graphs.similarity import nearest_pairs, similar_pairs
 from heredity.data.graphs.sources import check_source, knows, list_sources, load_graph
 from heredity.data.graphs.stored import from_pyg, save_graph, to_pyg
@@ -11,6 +12,8 @@ from heredity.data.graphs.write_graphs import make_source
 __all__ = [
     "BiasedSbm",
     "Graph",
+    "NeighbourSampler",
+    "Neighbourhood",
     "Options",
     "biased_sbm",
     "check_source",
@@ -22,5 +25,6 @@ __all__ = [
     "nearest_pairs",
     "save_graph",
     "similar_pairs",
+    "stratified_batches",
     "to_pyg",
 ]

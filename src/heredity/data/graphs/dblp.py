@@ -121,7 +121,16 @@ def _sparse_features(
             data, row, column, shape = (loaded[name] for name in ("data", "row", "col", "shape"))
         shape = tuple(int(size) for size in shape)
         matrix = csr_array((data.astype(np.float32), (row.astype(np.int64), column.astype(np.int64))), shape=shape)
-    except (OSError, ValueError, KeyError, EOFError, TypeError, OverflowError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        TypeError,
+        OverflowError,
+        MemoryError,
+        zipfile.BadZipFile,
+    ) as error:
         raise DataError(
             f"{path} is not a sparse matrix: {error}", remedy="it must hold data, row, col and shape"
         ) from error

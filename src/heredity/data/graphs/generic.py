@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from heredity.core.errors import DataError
+from heredity.data.graphs.extra import extra
 from heredity.data.graphs.raw import Options, RawGraph, kept_columns
 from heredity.data.graphs.roles import classes_of, groups_of
 from heredity.data.graphs.splits import Split, check_disjoint, check_part
@@ -42,8 +43,7 @@ def read_folder(directory: Path, options: Options) -> RawGraph:
 
 def read_graphml(path: Path, options: Options) -> RawGraph:
     """GraphML through networkx; node attributes are the columns. Document types are refused: entities can be bombs."""
-    import networkx
-
+    networkx = extra("networkx")
     content = plain_file(path, "check the path after graphml:").read_bytes()
     if b"<!DOCTYPE" in content or b"<!ENTITY" in content or content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{path} declares a document type or is not UTF-8", remedy="write plain UTF-8 GraphML")

@@ -84,7 +84,10 @@ def read_nifty(kind: str, directory: Path, options: Options) -> RawGraph:
             notes.append(
                 "the published edges join rows alike in all columns, those left out too: edges=similarity does not"
             )
-    notes.append("the edges join rows with similar features, the sensitive attribute among them: bias by construction")
+    if options.edges == "published" or (sensitive in kept and sensitive not in options.edges_without):
+        notes.append(
+            "the edges join rows with similar features, the sensitive attribute among them: bias by construction"
+        )
     return RawGraph(
         name=kind,
         features=features,

@@ -20,8 +20,8 @@ def similar_pairs(features: Float[Tensor, "n d"], threshold: float, *, block: in
     100,000 rows, where `nearest_pairs` is the way.
 
     >>> similar_pairs(torch.tensor([[0.0], [0.1], [5.0]]), 0.9)
-    tensor([[0, 1],
-            [1, 0]])
+    tensor([[0, 1, 2, 2],
+            [1, 0, 0, 1]])
     """
     from scipy.spatial.distance import cdist
 

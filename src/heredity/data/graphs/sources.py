@@ -1,5 +1,6 @@
 """Graph sources by name, such as `bail:DIR?official`, and the options they take."""
 
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TypeVar
@@ -150,4 +151,6 @@ def check_source(source: str) -> str:
         same = {"group": graph.sensitive, "class": graph.labels}
         shown = ", ".join(f"same {name} {(of[row] == of[column]).float().mean():.1%}" for name, of in same.items())
         lines.append(f"  edges     {shown}")
-    return "\n".join(lines + [f"  note      {note}" for note in graph.notes])
+    lines += [f"  note      {note}" for note in graph.notes]
+    # Column names and notes come from files: what steers a terminal is not printed.
+    return "\n".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", line) for line in lines)

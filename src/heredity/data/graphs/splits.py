@@ -102,7 +102,7 @@ def check_disjoint(parts: list[Tensor], where: str) -> None:
 def _array(path: Path) -> np.ndarray:
     try:
         values = np.load(plain_file(path, "copy the split there"), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise DataError(f"{path} is not a readable array: {error}", remedy="save it with numpy.save") from error
     if values.dtype.kind not in "iuf" or values.ndim != 1:
         raise DataError(f"{path} is not one node number a line", remedy="save it with numpy.save")

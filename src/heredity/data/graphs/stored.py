@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from heredity.core.errors import DataError, ModelError
 from heredity.core.lineage import load_tensors, save_tensors
+from heredity.data.graphs.extra import extra
 from heredity.data.graphs.graph import Graph
 from heredity.data.graphs.raw import Options, RawGraph, finish, kept_columns
 from heredity.data.graphs.splits import Split, check_disjoint, check_part
@@ -69,38 +70,10 @@ def _from_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, Any], path:
     labels, sensitive = (_whole(_one(tensors, name, path, 1), name, path) for name in ("y", "sensitive"))
     pairs = _whole(pairs, "edge_index", path)
     nodes = len(features)
-    for name, values in (("y", labels), ("sensitive", sensitive)):
-        if len(values) != nodes:
-            raise DataError(f"{path}: {name!r} has {len(values)} rows, 'x' {nodes}", remedy="one row a node")
-    if len(pairs) != 2:
-        raise DataError(f"{path}: 'edge_index' has shape {tuple(pairs.shape)}", remedy="it must be [2, edges]")
-    wrong = torch.nonzero(((pairs < 0) | (pairs >= nodes)).any(dim=0)).flatten()
-    if len(wrong):
-        raise DataError(
-            f"{path}: edge {int(wrong[0])} is {pairs[:, wrong[0]].tolist()}, nodes are 0..{nodes - 1}",
-            remedy="remove the edge or add the node",
-        )
-    if not features.is_floating_point():
-        features = features.double()
-    bad = torch.nonzero(~torch.isfinite(features))
     names = about.get("feature_names") or [f"x_{number}" for number in range(features.shape[1])]
-    if len(names) != features.shape[1]:
-        raise DataError(f"{path}: {len(names)} feature names for {features.shape[1]} columns", remedy="save it again")
-    if len(bad):
-        row, column = bad[0].tolist()
-        raise DataError(f"{path}: row {row}, column {names[column]!r} is not finite", remedy="fill it in or drop it")
-    if (
-        bool((sensitive < 0).any())
-        or len(torch.unique(sensitive)) != int(sensitive.max()) + 1
-        or int(sensitive.max()) < 1
-    ):
-        counts = dict(zip(*(part.tolist() for part in torch.unique(sensitive, return_counts=True)), strict=True))
-        raise DataError(
-            f"{path}: 'sensitive' must be groups 0, 1, ... with two groups at least, found {dict(list(counts.items())[:5])}",
-            remedy="number the groups",
-        )
-    if int(labels.min()) < -1 or int(labels.max()) < 1:
-        raise DataError(f"{path}: 'y' must be classes 0, 1, ... (-1: unlabelled)", remedy="number the classes")
+    features = _checked_features(features, names, path)
+    _check_columns(labels, sensitive, nodes, path)
+    _check_pairs(pairs, nodes, path)
     kept = kept_columns(names, options.drop, str(path))
     return RawGraph(
         name=about.get("name") or path.stem,
@@ -116,15 +89,51 @@ def _from_tensors(tensors: Mapping[str, Tensor], about: Mapping[str, Any], path:
     )
 
 
+def _checked_features(features: Tensor, names: Sequence[str], path: Path) -> Tensor:
+    if len(names) != features.shape[1]:
+        raise DataError(f"{path}: {len(names)} feature names for {features.shape[1]} columns", remedy="save it again")
+    real = features if features.is_floating_point() else features.double()
+    bad = torch.nonzero(~torch.isfinite(real))
+    if len(bad):
+        row, column = bad[0].tolist()
+        raise DataError(f"{path}: row {row}, column {names[column]!r} is not finite", remedy="fill it in or drop it")
+    return real
+
+
+def _check_columns(labels: Tensor, sensitive: Tensor, nodes: int, path: Path) -> None:
+    for name, values in (("y", labels), ("sensitive", sensitive)):
+        if len(values) != nodes:
+            raise DataError(f"{path}: {name!r} has {len(values)} rows, 'x' {nodes}", remedy="one row a node")
+    groups, counts = (part.tolist() for part in torch.unique(sensitive, return_counts=True))
+    if groups != list(range(len(groups))) or len(groups) < 2:
+        found = ", ".join(f"{group}: {count}" for group, count in list(zip(groups, counts, strict=True))[:5])
+        raise DataError(
+            f"{path}: 'sensitive' must be groups 0, 1, ... with two groups at least, found {found}",
+            remedy="number the groups",
+        )
+    if int(labels.min()) < -1 or int(labels.max()) < 1:
+        raise DataError(f"{path}: 'y' must be classes 0, 1, ... (-1: unlabelled)", remedy="number the classes")
+
+
+def _check_pairs(pairs: Tensor, nodes: int, path: Path) -> None:
+    if len(pairs) != 2:
+        raise DataError(f"{path}: 'edge_index' has shape {tuple(pairs.shape)}", remedy="it must be [2, edges]")
+    wrong = torch.nonzero(((pairs < 0) | (pairs >= nodes)).any(dim=0)).flatten()
+    if len(wrong):
+        raise DataError(
+            f"{path}: edge {int(wrong[0])} is {pairs[:, wrong[0]].tolist()}, nodes are 0..{nodes - 1}",
+            remedy="remove the edge or add the node",
+        )
+
+
 def to_pyg(graph: Graph) -> Any:
     """PyTorch Geometric's `Data` with x, edge_index, y, sensitive and the three masks."""
-    from torch_geometric.data import Data
-
+    data = extra("torch_geometric.data")
     masks = {
         f"{short}_mask": torch.zeros(graph.nodes, dtype=torch.bool).index_fill(0, getattr(graph, part), True)
         for short, part in (("train", "train"), ("val", "validation"), ("test", "test"))
     }
-    return Data(x=graph.features, edge_index=graph.edges, y=graph.labels, sensitive=graph.sensitive, **masks)
+    return data.Data(x=graph.features, edge_index=graph.edges, y=graph.labels, sensitive=graph.sensitive, **masks)
 
 
 def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -136,7 +145,7 @@ def _tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             with np.load(path, allow_pickle=False) as loaded:
                 arrays = {name: loaded[name] for name in loaded.files}
             return {name: torch.from_numpy(value) for name, value in arrays.items() if value.dtype.kind in "iufb"}, {}
-        except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError, EOFError, KeyError, MemoryError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} is not a readable npz: {error}", remedy="save it with numpy.savez") from error
     try:
         tensors, metadata = load_tensors(path)

@@ -9,6 +9,7 @@ import numpy as np
 from heredity.core.errors import DataError, suggestion
 from heredity.core.files import write_bytes, write_text
 from heredity.data.graphs.biased_sbm import BiasedSbm, biased_sbm
+from heredity.data.graphs.extra import extra
 from heredity.data.graphs.graph import Graph
 from heredity.data.graphs.stored import save_graph
 
@@ -96,8 +97,7 @@ def _write_pokec(graph: Graph, directory: Path) -> str:
 
 
 def _write_graphml(graph: Graph, directory: Path) -> str:
-    import networkx
-
+    networkx = extra("networkx")
     columns = {**_label_and_group(graph), **_features(graph)}
     drawn = networkx.Graph()
     for node in range(graph.nodes):

@@ -1,9 +1,8 @@
 """Group numbers and label columns as the fairness metrics take them, and what makes a gap undefined."""
 
-from collections.abc import Sequence
 from typing import Literal
 
-from jaxtyping import Bool, Shaped
+from jaxtyping import Shaped
 from torch import Tensor
 
 from heredity.core.errors import DataError, HeredityError
@@ -37,39 +36,15 @@ def aligned(**columns: ClassNumbers) -> list[Tensor]:
     return list(found.values())
 
 
-def group_masks(sensitive: Tensor, groups: int | None) -> list[Bool[Tensor, "n"]]:
-    """One mask a group. Raises DataError for negative numbers and UndefinedMetric for fewer than two groups."""
-    if len(sensitive) and int(sensitive.min()) < 0:
-        raise DataError(f"group {int(sensitive.min())} is negative", remedy="number the groups 0, 1, ...")
+def group_count(sensitive: Tensor, groups: int | None = None) -> int:
+    """How many groups there are. Raises DataError for numbers out of range and UndefinedMetric for fewer than two."""
     highest = int(sensitive.max()) + 1 if len(sensitive) else 0
-    if groups is not None and highest > groups:
-        raise DataError(f"group {highest - 1} is outside 0..{groups - 1}", remedy="number the groups 0, 1, ...")
+    if len(sensitive) and (int(sensitive.min()) < 0 or (groups is not None and highest > groups)):
+        wrong = int(sensitive.min()) if int(sensitive.min()) < 0 else highest - 1
+        raise DataError(f"group {wrong} is outside 0..{(groups or highest) - 1}", remedy="number the groups 0, 1, ...")
     count = highest if groups is None else groups
     if count < 2:
         raise UndefinedMetric(
             f"a gap needs two groups, found {count} (nodes: {len(sensitive)})", remedy="use a sample with every group"
         )
-    return [sensitive == group for group in range(count)]
-
-
-def nonempty(masks: Sequence[Tensor], what: str) -> None:
-    """Raises UndefinedMetric with the counts when a mask selects nobody."""
-    counts = [int(mask.sum()) for mask in masks]
-    if not all(counts):
-        shown = ", ".join(f"group {group}: {count}" for group, count in enumerate(counts))
-        raise UndefinedMetric(f"{what} is undefined: {shown}", remedy='use a larger sample, or undefined="nan"')
-
-
-def widest(rates: Sequence[float]) -> float:
-    """The signed gap, later group minus earlier, of the pair of groups that lie furthest apart.
-
-    >>> widest([0.5, 0.75])
-    0.25
-    """
-    low, high = (rates.index(pick(rates)) for pick in (min, max))
-    return rates[max(low, high)] - rates[min(low, high)]
-
-
-def rate(mask: Tensor, event: Tensor) -> float:
-    """Share of the masked nodes with the event."""
-    return float(event[mask].double().mean())
+    return count

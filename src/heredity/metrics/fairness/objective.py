@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heredity.core.errors import ConfigError, suggestion
-from heredity.metrics.fairness.groups import ClassNumbers, aligned, group_masks, nonempty
+from heredity.metrics.fairness.groups import ClassNumbers, UndefinedMetric, aligned, group_count
 
 Phi = Literal["official", "legendre", "identity", "sigmoid"]
 
@@ -72,16 +72,21 @@ def group_weights(
             [0.0000, 0.5000, 0.5000]])
     """
     (group,) = aligned(sensitive=sensitive)
-    masks = group_masks(group, groups)
+    masks = [group == number for number in range(group_count(group, groups))]
     chosen = torch.ones_like(group, dtype=torch.bool)
     if rows is not None:
         chosen = torch.zeros_like(chosen).index_fill(0, aligned(rows=rows)[0], True)
     if labels is not None:
         chosen = chosen & (aligned(labels=labels, sensitive=sensitive)[0] == 1)
-    members = [mask & chosen for mask in masks]
-    nonempty(members, "the bias objective" + (" among nodes of class 1" if labels is not None else ""))
-    stacked = torch.stack(members).float()
-    return stacked / stacked.sum(dim=1, keepdim=True)
+    members = torch.stack([mask & chosen for mask in masks]).float()
+    counts = members.sum(dim=1, keepdim=True)
+    if not bool((counts > 0).all()):
+        shown = ", ".join(f"group {number}: {int(count)}" for number, count in enumerate(counts))
+        among = " among nodes of class 1" if labels is not None else ""
+        raise UndefinedMetric(
+            f"the bias objective is undefined{among}: {shown}", remedy="use a sample with every group"
+        )
+    return members / counts
 
 
 def squared_gap(means: Float[Tensor, "groups c"], other: Float[Tensor, "groups c"] | None = None) -> Float[Tensor, ""]:
