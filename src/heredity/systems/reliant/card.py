@@ -11,8 +11,6 @@ from heredity.data.graphs import Graph
 from heredity.systems.reliant.proxy import Debiasing
 from heredity.systems.reliant.results import label_gap
 
-_FEW = 30
-
 
 @dataclass(frozen=True)
 class FairnessCard:
@@ -77,13 +75,7 @@ def fairness_card(
 def _warnings(graph: Graph, how: Debiasing, models: Mapping[str, Mapping[str, Any]]) -> list[str]:
     gap = how.objective
     found, plain = models["this student"], models["plain student"]
-    said = []
-    for group in range(graph.groups):
-        size = int((graph.sensitive[graph.test] == group).sum())
-        if size < _FEW:
-            said.append(f"group {group} has {size} test nodes: its rates are hardly known")
-    if found["one_class"]:
-        said.append("the student gives every node the same class: its gaps of zero are no fairness (lower alpha)")
+    said = list(found["notes"])
     if _known(found[gap]) and _known(plain[gap]) and abs(found[gap]) >= abs(plain[gap]):
         said.append("the gap is not smaller than the plain student's")
     if _known(found["sp"]) and found["sp"] * label_gap(graph) < 0:
@@ -111,8 +103,8 @@ def _known(value: float | None) -> bool:
 def _gap(found: Mapping[str, Any], gap: str) -> str:
     if not _known(found[gap]):
         return "not defined"
-    ends = found["intervals"].get(gap)
-    interval = f" ({ends[0]:+.3f} to {ends[1]:+.3f})" if ends else ""
+    low, high = found["intervals"][gap]
+    interval = f" ({low:+.3f} to {high:+.3f})" if _known(low) and _known(high) else ""
     return f"{found[gap]:+.3f}{interval}"
 
 

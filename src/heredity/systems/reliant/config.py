@@ -74,7 +74,7 @@ class Reliant:
     critics_see: Literal["log-probabilities", "as published"] = "log-probabilities"
     front: Front = Front()
     look_every: int = 2
-    resamples: int = 1000
+    resamples: int = 300
     knowledge: Literal["teacher", "shuffled"] = "teacher"
     distilled: bool = True
     scaled: bool = True
@@ -111,6 +111,7 @@ PAPER = Reliant(
     propagation=Propagation(steps=9, dropout=0.8),
     critics_see="as published",
     look_every=1,
+    resamples=1000,
 )
 
 PRESETS = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER}

@@ -64,8 +64,8 @@ def _trade_offs(
     lines, spread = {}, {}
     for reading, points in shown.items():
         lines[reading] = (_column(points, "accuracy"), tuple(abs(value) for value in _column(points, gap)))
-        accuracies = [found["intervals"].get("accuracy", (math.nan, math.nan)) for found in points]
-        gaps = [_folded(found["intervals"].get(gap, (math.nan, math.nan))) for found in points]
+        accuracies = [tuple(map(_number, found["intervals"]["accuracy"])) for found in points]
+        gaps = [_folded(found["intervals"][gap]) for found in points]
         spread[reading] = (*zip(*accuracies, strict=True), *zip(*gaps, strict=True))
     run.figure(
         "fronts",

@@ -43,7 +43,7 @@ def measured(
         for alpha, found in points:
             metrics |= _of_one(f"front/{reading}/alpha={alpha:g}", found)
     inherited = [_size(cell.plain, gap) - _size(cell.teacher, gap) for cell in cells.values()]
-    at_most = [cell.plain["intervals"].get(f"{gap}_over_teacher", (math.nan, math.nan))[1] for cell in cells.values()]
+    at_most = [cell.plain["intervals"][f"{gap}_over_teacher"][1] for cell in cells.values()]
     plain, debiased = (sum(_size(getattr(cell, who), gap) for cell in cells.values()) for who in ("plain", "debiased"))
     lost = [_lost(cell) for cell in cells.values()]
     both = [
@@ -102,7 +102,8 @@ def _of_one(at: str, found: Examined) -> dict[str, Metric]:
     spread = found["intervals"]
 
     def interval(name: str) -> tuple[float, float] | None:
-        return tuple(spread[name]) if name in spread else None
+        low, high = spread[name]
+        return None if low is None or high is None else (low, high)
 
     return {
         f"{at}/accuracy": Metric(100 * found["accuracy"], "%", True, _percent(interval("accuracy"))),
