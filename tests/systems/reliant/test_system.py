@@ -25,8 +25,8 @@ SMALL = {
     "teachers": ("gcn",),
     "students": ("mlp",),
     "front.alphas": (1.0,),
-    "front.readings": ("penalty", "absorb"),
-    "debiasing.reading": "absorb",
+    "front.readings": ("penalty", "absorb-kd"),
+    "debiasing.reading": "absorb-kd",
 }
 
 
@@ -66,7 +66,7 @@ def test_smoke_leaves_everything_a_run_promises(smoke: Path) -> None:
 
 
 def test_students_carry_their_family_tree(smoke: Path) -> None:
-    shown = heredity("pedigree", smoke / "stages/sage--cpf-mlp--code-1/model.safetensors").stdout
+    shown = heredity("pedigree", smoke / "stages/sage--cpf-mlp--code-0.5/model.safetensors").stdout
     assert "distillation (cpf)" in shown
     assert "from teacher/sage  (labels" in shown
 

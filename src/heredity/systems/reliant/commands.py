@@ -45,7 +45,7 @@ def distil(
     teacher: str = "gcn",
     student: str = "mlp",
     framework: Literal["kd", "glnn", "cpf", "akd"] = "kd",
-    alpha: float = 1.0,
+    alpha: float = 0.5,
     objective: Literal["sp", "eo"] = "sp",
     reading: str = "code",
     hidden: int = 64,

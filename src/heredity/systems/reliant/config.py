@@ -23,7 +23,7 @@ def passes(number: int, rate: float = 0.01, decay: float = 1e-3) -> Plan:
 
 @dataclass(frozen=True)
 class Distillation:
-    """How one framework trains. `strength` is what alpha = 1 means in the units of its loss."""
+    """How one framework trains. `strength` is what alpha = 1 means in the units of its loss (CPF's: per root of a node)."""
 
     plan: Plan = field(default_factory=lambda: passes(150))
     strength: float = 1.0
@@ -46,7 +46,7 @@ class Front:
     student: str = "mlp"
     framework: str = "kd"
     readings: tuple[str, ...] = ("penalty", "code", "absorb", "oracle")
-    alphas: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0)
+    alphas: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
     adversary: tuple[float, ...] = (0.3, 1.0, 3.0)
 
 
@@ -68,7 +68,7 @@ class Reliant:
     teaching: Plan = field(default_factory=lambda: passes(150))
     debiasing: Debiasing = Debiasing()
     kd: Distillation = Distillation()
-    cpf: Distillation = field(default_factory=lambda: Distillation(passes(120), strength=100.0))
+    cpf: Distillation = field(default_factory=lambda: Distillation(passes(120), strength=2.0))
     akd: Distillation = field(default_factory=lambda: Distillation(passes(80), strength=10.0))
     propagation: Propagation = Propagation()
     critics_see: Literal["log-probabilities", "as published"] = "log-probabilities"
@@ -90,7 +90,7 @@ SMOKE = Reliant(
     student=Net(hidden=8, layers=2),
     teaching=_SHORT,
     kd=Distillation(_SHORT),
-    cpf=Distillation(_SHORT, strength=100.0),
+    cpf=Distillation(_SHORT, strength=2.0),
     akd=Distillation(_SHORT, strength=10.0),
     front=Front(alphas=(1.0, 10.0), adversary=(1.0,)),
     resamples=50,
@@ -104,9 +104,9 @@ PAPER = Reliant(
     teacher=Net(layers=3, dropout=0.8, embedding=0),
     student=Net(layers=2, dropout=0.8),
     teaching=passes(1000),
-    debiasing=Debiasing(proxy_decay=0.01),
+    debiasing=Debiasing(alpha=1.0, proxy_decay=0.01),
     kd=Distillation(passes(1000, decay=0.01)),
-    cpf=Distillation(passes(1000, decay=0.01), strength=1000.0),
+    cpf=Distillation(passes(1000, decay=0.01), strength=8.7),
     akd=Distillation(passes(600, rate=1e-4, decay=5e-4), strength=10.0),
     propagation=Propagation(steps=9, dropout=0.8),
     critics_see="as published",

@@ -52,9 +52,9 @@ class LabelPropagation(nn.Module):
 
 
 def cpf(
-    net: Net, *, steps: int = 4, dropout: float = 0.5, attention_dropout: float = 0.2, strength: float = 100.0
+    net: Net, *, steps: int = 4, dropout: float = 0.5, attention_dropout: float = 0.2, strength: float = 2.0
 ) -> Framework:
-    """CPF with any network in place of its MLP. Its loss grows with the graph, which `strength` accounts for."""
+    """CPF with any network in place of its MLP. Its loss grows with the root of the number of unlabelled nodes."""
 
     def student(width: int, task: Task) -> nn.Module:
         one_hot = torch.zeros(len(task.labels), task.classes, device=task.labels.device)
@@ -69,7 +69,7 @@ def cpf(
         logits = student(x, task.structure)
         return frobenius(logits.softmax(dim=1)[task.unlabelled], task.log_probabilities[task.unlabelled].exp()), logits
 
-    return Framework("cpf", student, loss, strength=strength)
+    return Framework("cpf", student, loss, strength=strength, scale=lambda task: len(task.unlabelled) ** 0.5)
 
 
 def frobenius(student: Float[Tensor, "u c"], teacher: Float[Tensor, "u c"]) -> Float[Tensor, ""]:

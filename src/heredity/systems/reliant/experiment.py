@@ -38,7 +38,6 @@ class Bench:
     def framework(self, name: str, student: str) -> Framework:
         """One of the frameworks, for students of a kind."""
         config, net = self.config, replace(self.config.student, kind=student)
-        strength = getattr(config, name).strength if config.scaled else 1.0
         if name == "cpf":
             how = config.propagation
             made = cpf(net, steps=how.steps, dropout=how.dropout, attention_dropout=how.attention_dropout)
@@ -46,7 +45,9 @@ class Bench:
             made = akd(net, centred=config.critics_see == "log-probabilities")
         else:
             made = kd(net)
-        return replace(made, strength=strength)
+        if not config.scaled:
+            return replace(made, strength=1.0, scale=lambda task: 1.0)
+        return replace(made, strength=getattr(config, name).strength)
 
     def student(self, at: str, task: Task, framework: Framework, how: Debiasing, parent: nn.Module | None) -> nn.Module:
         """A student, made in stage `at` by its framework's plan, or by that of plain distillation."""

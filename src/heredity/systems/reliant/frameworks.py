@@ -98,8 +98,8 @@ class Framework:
     """A way to distil. RELIANT touches it in three places: the width of the input, one more term, one more party.
 
     `student(width, task)` makes a student for inputs of a width, `loss` is the framework's own. A framework that trains
-    adversaries has a `rival` with a loss of its own. `strength` is what a fairness weight of 1 means in the units of this
-    loss: alpha is multiplied by it, so that one alpha serves all frameworks.
+    adversaries has a `rival` with a loss of its own. `strength` times `scale(task)` is what a fairness weight of 1 means in
+    the units of this loss: alpha is multiplied by it, so that one alpha serves all frameworks and sizes of graph.
 
     A framework of yours, whole:
 
@@ -115,6 +115,7 @@ class Framework:
     rival: Callable[[Task], nn.Module] | None = None
     rival_loss: Callable[[nn.Module, nn.Module, Tensor, Task], Tensor] | None = None
     strength: float = 1.0
+    scale: Callable[[Task], float] = lambda task: 1.0
 
 
 def kd(net: Net, *, strength: float = 1.0) -> Framework:

@@ -43,9 +43,12 @@ READINGS = {
     # What the published code does: the student is only ever trained on wiped proxies.
     "code": Reading("learnt"),
     # The paper's argument: the student learns the teacher's answers *with* the proxies, which absorb their bias.
-    "absorb": Reading("learnt", "node", "mean", absorbs=1.0),
-    # The same with no fairness term on what is deployed: the proxies are all there is.
-    "absorb-only": Reading("learnt", "node", None, absorbs=1.0),
+    "absorb": Reading("learnt", "node", "mean"),
+    # The proxies, too, are to explain the teacher's answers, and not only to raise bias.
+    "absorb-kd": Reading("learnt", "node", "mean", absorbs=1.0),
+    # The same two with no fairness term on what is deployed: the proxies are all there is.
+    "absorb-only": Reading("learnt", "node", None),
+    "absorb-kd-only": Reading("learnt", "node", None, absorbs=1.0),
     # Proxies that know the bias beforehand: the group itself, or the teacher's mean answer for the group.
     "oracle": Reading("group", "node", "mean"),
     "oracle-only": Reading("group", "node", None),
@@ -62,7 +65,7 @@ class Debiasing:
     """
 
     reading: str = "code"
-    alpha: float = 1.0
+    alpha: float = 0.5
     objective: Literal["sp", "eo"] = "sp"
     phi: Phi = "official"
     columns: int = 2
@@ -129,7 +132,7 @@ class Debiased(nn.Module):
         self.rival = framework.rival(task) if framework.rival is not None else None
         self.register_buffer("age", torch.zeros((), dtype=torch.int64))
         self._means = {rows: _group_means(task, how, rows) for rows in {how.rows, how.proxy_rows}}
-        self._weight = how.alpha * framework.strength
+        self._weight = how.alpha * framework.strength * framework.scale(task)
 
     def forward(self, party: Literal["student", "proxies", "rival"]) -> dict[str, Tensor]:
         """The loss terms of one party."""
