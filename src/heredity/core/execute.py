@@ -112,7 +112,7 @@ def challenge(
     """Run with every idea, then with each idea removed in turn, and tell which claims break when their idea is gone.
 
     A claim that holds with its idea and breaks without it is "supported"; one that still holds is "evidence of nothing";
-    one that fails even with its idea "fails".
+    one that fails even with its idea "fails", or "does not hold" where it was only to be reported.
     """
     speaker = reporter or Reporter()
     speaker.say("with every idea")
@@ -138,7 +138,7 @@ def _verdict(claim: Claim, held: Mapping[str, Mapping[str, bool]]) -> dict[str, 
     with_idea = held[""][claim.id]
     without = held.get(claim.depends_on, {}).get(claim.id)
     if not with_idea:
-        word = "fails"
+        word = "does not hold" if claim.reported else "fails"
     elif without is None:
         word = "not challenged"
     else:
@@ -147,6 +147,7 @@ def _verdict(claim: Claim, held: Mapping[str, Mapping[str, bool]]) -> dict[str, 
         "id": claim.id,
         "text": claim.text,
         "depends_on": claim.depends_on,
+        "reported": claim.reported,
         "holds": with_idea,
         "holds_without": {name: found[claim.id] for name, found in held.items() if name},
         "verdict": word,

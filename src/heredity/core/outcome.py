@@ -55,6 +55,7 @@ class Claim:
     `metric` is a path in the outcome; the claim holds when it is at least (or at most) `threshold`. Over several seeds,
     `judged_on` "every seed" asks it of each one, "mean" of the mean, "interval" of the whole 95 % bootstrap interval of
     the mean. `depends_on` names the ablation that removes the idea behind the claim: with it, the claim must break.
+    A `reported` claim is an open question: judged and shown like the others, but a "no" is an answer and fails no run.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Claim:
     threshold: float
     depends_on: str
     judged_on: Literal["every seed", "mean", "interval"] = "every seed"
+    reported: bool = False
 
     def holds_for(self, value: float) -> bool:
         """Whether one number satisfies the claim; a number that is missing or not a number never does."""
@@ -88,6 +90,7 @@ class Judgement:
             "id": self.claim.id,
             "text": self.claim.text,
             "holds": self.holds,
+            "reported": self.claim.reported,
             "measured": {
                 "metric": self.claim.metric,
                 "value": self.mean,
