@@ -24,7 +24,7 @@ class Modality:
     `stamp(inputs, sub_key, key, seed)` puts one sub-key into every input (`seed` serves marks with a random place);
     `encode(input)` gives the canonical bytes that a transcript hashes; `payload(input)` the JSON object that is sent;
     `overlap(sub_keys)` the largest share that two sub-keys have in common, 0..1. Inputs are anything with a length that
-    gives one input at `inputs[i]`, and a part at a slice or a list of places by `choose(inputs, places)`.
+    gives one input at `inputs[i]`; `choose(inputs, places)` gives some of them and `join(parts)` puts several together.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Modality:
     payload: Callable[[Any], dict[str, str]]
     overlap: Callable[[Sequence[Any] | Tensor], float]
     choose: Callable[[Any, Sequence[int]], Any]
+    join: Callable[[Sequence[Any]], Any]
 
 
 def png_of(image: UInt8[Tensor, "3 height width"]) -> bytes:
@@ -63,6 +64,7 @@ IMAGE = Modality(
     payload=lambda image: {"image": base64.b64encode(png_of(image)).decode("ascii")},
     overlap=_equal_pixels,
     choose=lambda images, places: images[torch.as_tensor(list(places), dtype=torch.long)],
+    join=lambda parts: torch.cat(list(parts)),
 )
 
 MODALITIES = {"image": IMAGE}
