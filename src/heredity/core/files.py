@@ -12,7 +12,8 @@ from heredity.core.errors import RunError
 def write_bytes(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Write a file so that a reader sees the old content or the new, never a part: temporary file, fsync, rename.
 
-    The file never has wider permissions than `mode`, not even while it is written. Raises RunError, naming the file, when it cannot be written (no permission, disk full).
+    The file never has wider permissions than `mode`, not even while it is written. Raises RunError, naming the file, when it
+    cannot be written (no permission, disk full).
     """
     temporary = None
     try:

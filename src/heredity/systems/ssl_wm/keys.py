@@ -160,7 +160,7 @@ def save_key(path: Path, key: Key, *, passphrase: str | None = None) -> None:
 def load_key(path: Path | str, *, passphrase: str | None = None) -> Key:
     """Read a key file. Raises KeyFileError naming the field that is missing, malformed or was changed.
 
-    A protected one is opened with the passphrase given, or else with that of `vault.passphrase_for` (environment, file, prompt).
+    A protected one is opened with the passphrase given, or else with that of `vault.passphrase_for`.
     """
     path = Path(path)
     content = _read(path)

@@ -21,7 +21,8 @@ class Modality:
     """How sub-keys are derived, drawn as decoys, put into inputs, and how one input travels.
 
     `derive(key)` gives the owner's sub-keys; `decoys(key, count, generator)` fresh ones from the same distribution;
-    `stamp(inputs, sub_key, key, seed)` puts one sub-key into every input (`seed` serves marks with a random place);
+    `stamp(inputs, sub_key, key, seed)` puts one sub-key into every input (`seed` serves marks with a random place; what
+    becomes of an input must not depend on its neighbours);
     `encode(input)` gives the canonical bytes that a transcript hashes; `payload(input)` the JSON object that is sent;
     `overlap(sub_keys)` the largest share that two sub-keys have in common, 0..1. Inputs are anything with a length that
     gives one input at `inputs[i]`; `choose(inputs, places)` gives some of them and `join(parts)` puts several together.
