@@ -14,7 +14,7 @@ from heredity.systems.ssl_wm.commitment import canonical
 from heredity.systems.ssl_wm.transcript import AGAIN, CLEAN, Query, Terms, TranscriptError
 from heredity.systems.ssl_wm.verification import Answers, Verdict, permutation_test
 
-EXACT = 20_000_000
+EXACT_PICKS = 20_000_000
 """Up to so many picks a verification enumerates instead of sampling."""
 
 NULL = (
@@ -85,7 +85,7 @@ def judge(terms: Terms, answers: Mapping[Query, Any]) -> tuple[Verdict, float, i
             random=random,
             picks=terms.picks,
             statistic=terms.statistic,
-            enumerate_up_to=EXACT if terms.statistic != "co_flip" else 2_000_000,
+            enumerate_up_to=EXACT_PICKS if terms.statistic != "co_flip" else 2_000_000,
         )
         found = verdict, min(1.0, verdict.p * len(terms.looks)), number + 1
         if found[1] < terms.alpha:
