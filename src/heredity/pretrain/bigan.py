@@ -4,7 +4,7 @@ The discriminator sees pairs (image, code) and tells (x, E(x)) of real images fr
 generator want it to fail. In the ideal the encoder then inverts the generator, without a reconstruction loss.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +24,16 @@ from heredity.pretrain.objective import Objective
 class BiGAN:
     """Recipe: length of the code, width of generator and discriminator, light augmentation, plan.
 
-    `smooth` is the target of real pairs (one-sided label smoothing, Salimans et al. 2016); 1 switches it off.
+    `smooth` is the target of real pairs (one-sided label smoothing, Salimans et al. 2016); 1 switches it off. `blur` is the
+    deviation of noise on the images the discriminator sees, in units of pixels in -1..1 (instance noise, Soenderby et al.
+    2017). `discriminator_rate` is its learning rate, as a share of the plan's: a discriminator that wins teaches nothing.
     """
 
     code: int = 32
     width: int = 32
     smooth: float = 0.9
+    blur: float = 0.1
+    discriminator_rate: float = 0.25
     augmentation: Augmentation = Augmentation(scale=(0.8, 1.0), brightness=0.1, contrast=0.1)
     plan: Plan = field(
         default_factory=lambda: Plan(epochs=60, batch=64, optimiser="adam", learning_rate=1e-3, schedule="constant")
@@ -102,6 +106,7 @@ class Bidirectional(nn.Module):
         self.code = nn.Linear(features, 2 * recipe.code)
         sizes = {"code": recipe.code, "size": size, "channels": channels, "width": recipe.width}
         self.generator, self.discriminator = Generator(**sizes), Discriminator(**sizes)
+        self.blur = recipe.blur
 
     def forward(
         self, images: UInt8[Tensor, "n c h w"], prior: Float[Tensor, "n code"], noise: Float[Tensor, "n code"]
@@ -109,6 +114,7 @@ class Bidirectional(nn.Module):
         mean, deviation = self.code(self.encoder(images)).chunk(2, dim=1)
         codes = torch.cat([mean + noise * deviation.sigmoid(), prior])
         shown = torch.cat([images.float() / 127.5 - 1, self.generator(prior)])
+        shown = shown + self.blur * torch.randn_like(shown)
         real, generated = self.discriminator(shown, codes).chunk(2)
         return real, generated
 
@@ -135,7 +141,8 @@ def bigan_objective(encoder: nn.Module, images: UInt8[Tensor, "n c h w"], recipe
         real, generated = scores(model, rows, draws)
         return {"telling": _cross_entropy(real, recipe.smooth) + _cross_entropy(generated, 0.0)}
 
-    return Objective(module, fool, (Turn("discriminator", tell, module.discriminator, recipe.plan),))
+    slower = replace(recipe.plan, learning_rate=recipe.discriminator_rate * recipe.plan.learning_rate)
+    return Objective(module, fool, (Turn("discriminator", tell, module.discriminator, slower),))
 
 
 def _cross_entropy(scores: Float[Tensor, "n"], target: float) -> Float[Tensor, ""]:
@@ -145,6 +152,4 @@ def _cross_entropy(scores: Float[Tensor, "n"], target: float) -> Float[Tensor, "
 def bigan(encoder: nn.Module, images: UInt8[Tensor, "n c h w"], recipe: BiGAN, run: Run) -> History:
     """Train an encoder (uint8 images -> features) in place without labels. Generator and discriminator are thrown away."""
     objective = bigan_objective(encoder, images, recipe)
-    return fit(
-        objective.module, objective.step, rows=len(images), plan=recipe.plan, run=run, turns=objective.turns
-    )
+    return fit(objective.module, objective.step, rows=len(images), plan=recipe.plan, run=run, turns=objective.turns)

@@ -27,7 +27,7 @@ class BYOL:
     update is not called there, so that the target stays the clean network), "updated" is BYOL.
     """
 
-    momentum: float = 0.98
+    momentum: float = 0.95
     hidden: int = 256
     output: int = 64
     while_marking: Literal["frozen", "updated"] = "frozen"
@@ -67,7 +67,7 @@ class OwnLatent(nn.Module):
 
 
 def byol_objective(
-    encoder: nn.Module, images: UInt8[Tensor, "n c h w"], recipe: BYOL, run: Run, *, marking: bool = False
+    encoder: nn.Module, images: UInt8[Tensor, "n c h w"], recipe: BYOL, *, marking: bool = False
 ) -> Objective:
     """The module that BYOL trains and its step. Before each step the target follows the online network."""
     width = feature_size(encoder, image=images.shape[-1], channels=images.shape[1])
@@ -87,5 +87,5 @@ def byol_objective(
 
 def byol(encoder: nn.Module, images: UInt8[Tensor, "n c h w"], recipe: BYOL, run: Run) -> History:
     """Train an encoder (uint8 images -> features) in place without labels. Heads and target are thrown away."""
-    objective = byol_objective(encoder, images, recipe, run)
+    objective = byol_objective(encoder, images, recipe)
     return fit(objective.module, objective.step, rows=len(images), plan=recipe.plan, run=run)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from torch import Tensor, nn
 
 from heredity.core.errors import ConfigError
@@ -142,7 +142,7 @@ def _queries(
         raise ConfigError(
             f"{min(how.queries, len(images))} queries are too few to extract a model", remedy="allow at least 10"
         )
-    rows: Int[Tensor, "n"] = torch.randperm(len(images), generator=generator_of(seed, name, "queries"))[: how.queries]
+    rows = torch.randperm(len(images), generator=generator_of(seed, name, "queries"))[: how.queries]
     watched = max(1, len(rows) // 10)
     return images[rows[watched:]], images[rows[:watched]]
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as vision
 
-from heredity.core.errors import ConfigError
+from heredity.core.errors import ConfigError, suggestion
 from heredity.core.lineage import Lineage, lineage_of, record
 from heredity.core.randomness import generator_of
 
@@ -35,7 +35,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
 
 @dataclass(frozen=True)
 class Treatment:
-    """One treatment of input images and its strength: see `strengths` for what the number means.
+    """One treatment of input images and its strength.
 
     noise: 0.015 is the published one. jpeg: 30 to 90. resize: 0.75 is 24 of 32 pixels. shift: 1 to 3. bits: 3 to 5.
     """
@@ -52,6 +52,21 @@ class Treatment:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.strength:g}"
+
+    @staticmethod
+    def parse(text: str) -> "Treatment":
+        """A treatment as settings write it, such as "jpeg 50".
+
+        >>> Treatment.parse("jpeg 50")
+        Treatment(kind='jpeg', strength=50.0)
+        """
+        kind, _, strength = text.strip().partition(" ")
+        if kind not in _RANGES:
+            raise ConfigError(f"unknown treatment {text!r}", remedy=suggestion(kind, _RANGES) + ', as in "jpeg 50"')
+        try:
+            return Treatment(kind, float(strength))  # pyright: ignore[reportArgumentType]
+        except ValueError:
+            raise ConfigError(f"treatment {text!r} has no strength", remedy='write "jpeg 50"') from None
 
 
 def treat(images: Images, how: Treatment, *, seed: int = 0) -> Images:

@@ -9,6 +9,7 @@ import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -68,7 +69,7 @@ def int8_weights(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def _kernels():  # noqa: ANN202
+def _kernels() -> Any:
     try:
         from torch.ao import quantization
     except ImportError as error:

@@ -8,15 +8,14 @@ from heredity.core.system import Ablation, System
 
 # Stages that a change of the embedding leaves alone, and those that a change of the verification leaves alone too.
 _UNMARKED = ("*/clean", "*/untrained", "*/clean-probe", "*/clean-full", "*/clean-half-*", "*/scratch")
-_ALL_MODELS = (*_UNMARKED, "*/marked", "*/stolen-*")
+_ALL_MODELS = (*_UNMARKED, "*/marked", "*/stolen-*", "*/overwritten", "*/extracted-*")
+_ALL_VERDICTS = ("*/verdict", "*/pruned-*", "*/false-positives", "*/forged-keys")
+_ATTACKED = ("smoke", "attacks", "full", "paper")
+_FAMILIES = ("contrastive", "generative", "moco", "byol", "bigan")
 
 
 def _loss(**changes: object) -> dict[str, object]:
-    return {
-        f"{family}.embedding.loss.{name}": value
-        for family in ("contrastive", "generative")
-        for name, value in changes.items()
-    }
+    return {f"{family}.embedding.loss.{name}": value for family in _FAMILIES for name, value in changes.items()}
 
 
 SYSTEM = System(
@@ -41,5 +40,11 @@ SYSTEM = System(
             "images, not keys, are the unit of the test", {"verification.unit": "images"}, _ALL_MODELS
         ),
         "chosen-patches": Ablation("forgers choose patches freely", {"verification.forgery": "chosen"}, _ALL_MODELS),
+        "no-commitment": Ablation(
+            "a dispute is settled by the thief's encoder, not by one that the owner committed to",
+            {"verification.encoder": "suspect's"},
+            (*_ALL_MODELS, *_ALL_VERDICTS),
+            _ATTACKED,
+        ),
     },
 )

@@ -4,11 +4,11 @@ from heredity.core.errors import HeredityError
 from heredity.core.system import Needs
 from heredity.data.images import check_source, load_images
 from heredity.nn.encoders import make_encoder
-from heredity.systems.ssl_wm.config import SSLWM
+from heredity.systems.ssl_wm.config import SSLWM, Parent
 
 
 def needs(config: SSLWM) -> Needs:
-    """Sources with what is found or missing, parameters of both encoders, optimiser steps, and an estimate of memory."""
+    """Sources with what is found or missing, parameters of the encoders, optimiser steps, and an estimate of memory."""
     sources = {}
     for source in (config.data, *(task for task in config.tasks if ":" in task)):
         try:
@@ -17,8 +17,8 @@ def needs(config: SSLWM) -> Needs:
             sources[source] = f"MISSING: {error}"
     parameters, steps = {}, {}
     largest, batch, rows = 0, 0, _rows(config.data)
-    for family in config.families:
-        settings = config.contrastive if family == "contrastive" else config.generative
+    for family in (*config.families, *config.further):
+        settings: Parent = getattr(config, family)
         encoder = make_encoder(settings.encoder, config.size)
         parameters[family] = sum(parameter.numel() for parameter in encoder.parameters())
         largest = max(largest, parameters[family])
