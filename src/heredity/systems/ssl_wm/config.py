@@ -233,6 +233,7 @@ QUICK = SSLWM(
 ATTACKS = replace(
     QUICK,
     tasks=("classes", "parity"),
+    families=("contrastive",),
     further=("moco", "byol", "bigan"),
     moco=MomentumContrastive(
         pretraining=MoCo(
@@ -253,7 +254,7 @@ ATTACKS = replace(
         embedding=Embedding(strong=_DIGIT_MARK, plan=_mark_plan(400)),
     ),
     attacks=Attacks(
-        tasks=("classes",),
+        tasks=("classes", "parity"),
         by_labels=Extraction(plan=Plan(epochs=20, batch=64, optimiser="adam", learning_rate=2e-3, patience=5)),
         by_features=Extraction(
             augmentation=_DIGIT_MARK, plan=Plan(epochs=30, batch=64, optimiser="adam", learning_rate=2e-3)
@@ -261,7 +262,7 @@ ATTACKS = replace(
     ),
 )
 
-FULL = replace(ATTACKS, tasks=QUICK.tasks, attacks=replace(ATTACKS.attacks, tasks=("classes", "parity")))
+FULL = replace(ATTACKS, tasks=QUICK.tasks, families=QUICK.families)
 
 _SMALL = EncoderShape(width=8)
 
