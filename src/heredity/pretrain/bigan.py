@@ -102,8 +102,10 @@ class Bidirectional(nn.Module):
     def __init__(self, encoder: nn.Module, features: int, recipe: BiGAN, *, size: int, channels: int) -> None:
         super().__init__()
         self.encoder = encoder
-        # As published, a code is drawn: the encoder gives its mean and its deviation (here kept below 1).
+        # As published, a code is drawn: the encoder gives its mean and its deviation, which is kept below 1 and begins small.
         self.code = nn.Linear(features, 2 * recipe.code)
+        with torch.no_grad():
+            self.code.bias[recipe.code :] = -3.0
         sizes = {"code": recipe.code, "size": size, "channels": channels, "width": recipe.width}
         self.generator, self.discriminator = Generator(**sizes), Discriminator(**sizes)
         self.blur = recipe.blur
