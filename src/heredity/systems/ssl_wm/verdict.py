@@ -201,6 +201,7 @@ code{overflow-wrap:anywhere}</style>
 <tr><td>Commitment<td><code>{{ v.commitment or "none" }}</code>
 <tr><td>Nonce<td><code>{{ v.nonce }}</code>
 </table>
+{% if table %}<h2>Whose mark came first</h2><pre>{{ table }}</pre>{% endif %}
 {% if v.notes %}<h2>Notes</h2><ul>{% for note in v.notes %}<li>{{ note }}{% endfor %}</ul>{% endif %}
 <h2>It does not show</h2><ul>{% for what in v.does_not_show %}<li>{{ what }}{% endfor %}</ul>
 </html>
@@ -208,6 +209,6 @@ code{overflow-wrap:anywhere}</style>
 )
 
 
-def page_of(verified: Verified) -> str:
-    """The verdict as one HTML page without scripts; everything from outside is escaped."""
-    return _PAGE.render(v=verified, bound=verified.corrected_p < verified.alpha)
+def page_of(verified: Verified, table: str = "") -> str:
+    """The verdict as one HTML page without scripts, with a table in plain text; everything from outside is escaped."""
+    return _PAGE.render(v=verified, bound=verified.corrected_p < verified.alpha, table=table)
