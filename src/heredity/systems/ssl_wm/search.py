@@ -2,7 +2,7 @@
 
 Keys cannot be chosen, but secrets can be drawn again and again, and the luckiest kept. Honest simulation of 100 000 tries
 would ask for millions of labels; here the labels of a pool of sub-keys are asked once and every try draws its own and its
-decoys from the pool. Each try alone has the null distribution exactly; tries share sub-keys, so that they are not independent.
+decoys from the pool. Each try alone has the null distribution exactly; tries share sub-keys and are not independent.
 """
 
 import math
