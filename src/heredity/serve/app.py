@@ -226,6 +226,8 @@ def _picture(encoded: str, number: int) -> Tensor:
                 pixels = np.asarray(picture.convert("RGB"))
     except _BadInputError:
         raise
+    except Image.DecompressionBombError:
+        raise _BadInputError(f"{where}: more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # Pillow's readers raise errors of many kinds for hostile files
         raise _BadInputError(f"{where}: not a readable PNG file") from error
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None]

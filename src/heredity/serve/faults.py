@@ -12,7 +12,7 @@ KINDS = ("silent", "busy", "error", "cut", "page")
 
 @dataclass(frozen=True)
 class Faults:
-    """A `share` of the prediction requests (0..1) fails in one of KINDS; a silent one keeps the client waiting for `seconds`."""
+    """A `share` (0..1) of the prediction requests fails in one of KINDS; a silent one keeps the client waiting `seconds`."""
 
     share: float
     seconds: float = 3.0
