@@ -2,8 +2,8 @@
 
 python benchmarks/verify_over_http.py [--share 0.1] [--kills 2]
 
-A small encoder is pre-trained on digits, marked and probed, so that there is something to find. Both verifications use one nonce;
-transcripts are compared in everything but their times, verdicts in every field.
+A small encoder is pre-trained on digits, marked and probed, so that there is something to find. Both verifications use one
+nonce; transcripts are compared in everything but their times, verdicts in every field.
 """
 
 import argparse

@@ -35,7 +35,7 @@ INNOCENT = suspect_of(knows_nothing, "innocent")
 
 
 def terms_for(**changes: Any) -> tuple[Terms, Any]:
-    arguments: dict[str, Any] = {"suspect": "marked", "nonce": "n", "number": 16, "decoys": 24, "commitment": "c" * 64}
+    arguments: dict[str, Any] = {"suspect": "marked", "nonce": "n", "number": 16, "decoys": 12, "commitment": "c" * 64}
     return agree(KEY, POOL, **(arguments | changes))
 
 
@@ -55,8 +55,9 @@ def without_times(path: Path) -> list[dict[str, Any]]:
 
 
 def test_the_thief_is_found_and_the_innocent_is_not() -> None:
-    found = verdict_of(MARKED)
+    found = verdict_of(MARKED, decoys=24)
     assert found.verdict.exact
+    assert found.verdict.picks == 10_518_300
     assert found.corrected_p == found.verdict.floor
     assert found.sentence.startswith("behaviour bound to the committed key")
     assert verdict_of(INNOCENT).corrected_p > 1e-3
@@ -91,7 +92,7 @@ def test_every_query_is_asked_once_in_an_order_that_mixes_kinds() -> None:
     terms, _ = terms_for(looks=2)
     rounds = queries_of(terms)
     asked = [query for part in rounds for query in part]
-    expected = {(key, image) for key in range(CLEAN, 32) for image in range(16)} | {(AGAIN, i) for i in range(8)}
+    expected = {(key, image) for key in range(CLEAN, 20) for image in range(16)} | {(AGAIN, i) for i in range(8)}
     assert set(asked) == expected
     assert len(asked) == len(expected) == terms.queries
     kinds = np.array([key < 0 for key, _ in rounds[0]])
@@ -118,7 +119,7 @@ def test_a_killed_verification_asks_nothing_twice_and_ends_the_same(tmp_path: Pa
 
     def mortal(inputs: Any) -> list[Any]:
         counts.append(len(inputs))
-        if len(counts) in (3, 6):
+        if len(counts) in (3, 5):
             raise KilledError
         return MARKED.ask(inputs)
 
@@ -129,14 +130,14 @@ def test_a_killed_verification_asks_nothing_twice_and_ends_the_same(tmp_path: Pa
     again = verdict_of(Suspect("marked", mortal, 64), path, resume=True)
     assert again == whole
     assert without_times(path) == without_times(tmp_path / "whole.jsonl")
-    assert sum(counts) - whole.asked == counts[2] + counts[5]
+    assert sum(counts) - whole.asked == counts[2] + counts[4]
 
 
 def test_early_stopping_corrects_the_level_and_stops_asking() -> None:
     found = verdict_of(MARKED, looks=4)
     assert (found.look, found.looks, found.images) == (1, 4, 4)
     assert found.corrected_p == 4 * found.verdict.p
-    assert found.asked == 4 * 33 + 4
+    assert found.asked == 4 * 21 + 4
     innocent = verdict_of(INNOCENT, looks=4)
     assert innocent.look == 4
     assert innocent.corrected_p == min(1.0, 4 * innocent.verdict.p)
@@ -162,7 +163,7 @@ def test_looking_early_does_not_raise_false_positives() -> None:
         (lambda lines: [lines[0], '{"q":"","key":99,"image":0,"label":1}'], "line 2"),
         (lambda lines: [lines[0], '{"q":"","key":0,"image":0,"label":NaN}'], "line 2"),
         (lambda lines: lines[1:], "line 1"),
-        (lambda lines: [lines[0].replace('"decoys":24', '"decoys":99999')], "line 1"),
+        (lambda lines: [lines[0].replace('"decoys":12', '"decoys":99999')], "line 1"),
         (lambda lines: [lines[0].replace('"alpha":0.0001', '"alpha":7')], "line 1"),
         (lambda lines: [], "empty"),
         (lambda lines: lines[:40], "too few for a verdict"),
