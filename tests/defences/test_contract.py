@@ -60,9 +60,10 @@ def test_unit_floats_and_bytes_are_the_same_to_a_house_model() -> None:
 def test_every_modules_mode_is_put_back_even_after_an_error() -> None:
     model = TwoLayers(0, planted=False).train()
     model.hidden.eval()
-    with pytest.raises(RuntimeError, match="on the way"), examining(model):
+    with examining(model) as ask:
         assert not any(module.training for module in model.modules())
-        raise RuntimeError("on the way")
+    with pytest.raises(ModelError), examining(model) as ask:
+        ask(torch.full((1, 3, 10, 10), torch.nan))
     assert model.training
     assert model.drop.training
     assert not model.hidden.training

@@ -1,11 +1,12 @@
 """What every defence takes and gives, so that all of them fit into one table.
 
-Four kinds. A *model scan* looks at a model and a few clean images and returns a `ModelVerdict`. An *input filter* is fitted on
-clean images and then scores single inputs (`InputFilter`, `InputVerdict`). A *data filter* scores training samples
-(`DataVerdict`). A *repair* returns a changed model (`Repair`). All are pure functions with a frozen config and a generator.
+Four kinds. A *model scan* looks at a model and a few clean images and returns a `ModelVerdict`. An *input filter* is
+fitted on clean images and then scores single inputs (`InputFilter`, `InputVerdict`). A *data filter* scores training
+samples (`DataVerdict`). A *repair* returns a changed model (`Repair`). All are pure functions with a frozen config and a
+generator.
 
-Images are uint8, or float in [0, 1]; always n x c x h x w. Models are the house's: any `nn.Module` that takes pixels of 0..255,
-uint8 or float, and scales them itself (`nn.encoders.Normalised`). Wrap a foreign model that wants [0, 1] as
+Images are uint8, or float in [0, 1]; always n x c x h x w. Models are the house's: any `nn.Module` that takes pixels of
+0..255, uint8 or float, and scales them itself (`nn.encoders.Normalised`). Wrap a foreign model that wants [0, 1] as
 `Normalised(model, mean=0.0, std=1.0)`. Scores are higher where something is more suspicious.
 """
 
@@ -28,8 +29,8 @@ from heredity.metrics.detection import threshold_at
 class Threshold:
     """What a score must exceed to be flagged, and how that number came about.
 
-    `false_positive_rate` (0..1) is the probability that a clean one is flagged: stated where `clean` clean scores were measured,
-    None where the number is only a paper's.
+    `false_positive_rate` (0..1) is the probability that a clean one is flagged: stated where `clean` clean scores were
+    measured, None where the number is only a paper's.
     """
 
     value: float
@@ -145,7 +146,8 @@ class DataVerdict:
 
 @dataclass(frozen=True)
 class Repair:
-    """A repaired copy of a model, with lineage ("defence: NAME"). The caller measures what it did to accuracy and attack."""
+    """A repaired copy of a model, with lineage ("defence: NAME"). The caller measures what it did to accuracy and
+    attack."""
 
     defence: str
     model: nn.Module

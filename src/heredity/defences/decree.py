@@ -38,10 +38,11 @@ def scan(
 ) -> ModelVerdict:
     """Search the smallest patch under which all images get alike features.
 
-    `images` are any clean ones, uint8 or [0, 1]. The measure "PL1" is the patch's |m|_1 as a share of the picture; the score is
-    1 - PL1, so that the paper's rule PL1 < 0.1 is a score above 0.9. An encoder for which no patch was found has PL1 = 1.
-    "cosine" is the mean cosine between the features of all given images under the patch, "clean cosine" without it: where that
-    is high already, as behind a layer normalisation, a low PL1 means little. Calibrate on clean encoders of the same kind.
+    `images` are any clean ones, uint8 or [0, 1]. The measure "PL1" is the patch's |m|_1 as a share of the picture; the score
+    is 1 - PL1, so that the paper's rule PL1 < 0.1 is a score above 0.9. An encoder for which no patch was found has PL1 = 1.
+    "cosine" is the mean cosine between the features of all given images under the patch, "clean cosine" without it: where
+    that is high already, as behind a layer normalisation, a low PL1 means little. Calibrate on clean encoders of the same
+    kind.
     """
     config = config or Decree()
     with examining(encoder) as ask:

@@ -15,7 +15,8 @@ PAPER = Threshold(2.0, "paper")
 
 @dataclass(frozen=True)
 class NeuralCleanse:
-    """How the patches are searched (section 4 of the paper; its epochs over a clean set are steps of small batches here)."""
+    """How the patches are searched (section 4 of the paper; its epochs over a clean set are steps of small batches
+    here)."""
 
     search: Search = field(default_factory=Search)
 
@@ -31,11 +32,12 @@ def scan(
     """Search the smallest patch that sends every image to a class, for all classes in one batch.
 
     `images` are clean ones of any class, uint8 or [0, 1]. A class's score is its anomaly index: how many median absolute
-    deviations its patch is smaller than the median one. The model's score is the highest; `suspects` are the classes above the
-    threshold. Measures: the smallest and the median size in pixels, and the share of images that the smallest one turns.
+    deviations its patch is smaller than the median one. The model's score is the highest; `suspects` are the classes
+    above the threshold. Measures: the smallest and the median size in pixels, and the share of images that the smallest
+    one turns.
 
-    The paper's threshold of 2 has no known false-positive rate: a clean model of digits, where a stroke makes an 8, may exceed
-    it. Give one from `calibrate` on clean models of the same kind. Raises ModelError for fewer than three classes.
+    The paper's threshold of 2 has no known false-positive rate: a clean model of digits, where a stroke makes an 8, may
+    exceed it. Give one from `calibrate` on clean models of the same kind. Raises ModelError for fewer than three classes.
     """
     config = config or NeuralCleanse()
     search = config.search

@@ -1,7 +1,7 @@
 """An out-of-distribution view: inputs whose features lie where no clean image's do.
 
-Mahalanobis distance (Lee et al., NeurIPS 2018, one Gaussian for all classes, no labels) and distance to the k-th nearest clean
-neighbour (Sun et al., ICML 2022).
+Mahalanobis distance (Lee et al., NeurIPS 2018, one Gaussian for all classes, no labels) and distance to the k-th nearest
+clean neighbour (Sun et al., ICML 2022).
 """
 
 from dataclasses import dataclass
@@ -42,8 +42,8 @@ class Outlier:
 def fit(model: nn.Module, images: Tensor, config: Outlier | None = None, *, generator: torch.Generator) -> InputFilter:
     """A filter from clean images (uint8 or [0, 1]): one half describes the clean features, the other sets the threshold.
 
-    The covariance is Ledoit and Wolf's, which is defined with fewer images than features. Raises DataError when half the images
-    cannot state the rejection rate: 1 % needs 99 in each half.
+    The covariance is Ledoit and Wolf's, which is defined with fewer images than features. Raises DataError when half the
+    images cannot state the rejection rate: 1 % needs 99 in each half.
     """
     config = config or Outlier()
     if config.neighbour < 1:

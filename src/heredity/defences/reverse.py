@@ -21,9 +21,9 @@ how well it reaches it (0..1)."""
 class Search:
     """How triggers are searched.
 
-    A trigger whose success stays at `needed` or above for `patience` steps gets `raise_by` times the weight on its mask's size,
-    one that stays below gets 1 / `lower_by` of it. The smallest mask is kept that succeeded on two batches running. The search ends after `steps`, or when
-    no mask has become 1 % smaller in `stall` steps.
+    A trigger whose success stays at `needed` or above for `patience` steps gets `raise_by` times the weight on its mask's
+    size, one that stays below gets 1 / `lower_by` of it. The smallest mask is kept that succeeded on two batches running.
+    The search ends after `steps`, or when no mask has become 1 % smaller in `stall` steps.
     """
 
     steps: int = 200

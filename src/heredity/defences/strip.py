@@ -14,8 +14,8 @@ from heredity.defences.contract import Cost, InputFilter, as_unit, calibrate, cl
 class Strip:
     """`overlays` clean images are laid over each input: clip(`weight` input + `overlay` other).
 
-    The paper adds the two with weights 1 and 1; halves keep the contrast of both. `rejection` is the share of clean inputs that
-    may be turned away.
+    The paper adds the two with weights 1 and 1; halves keep the contrast of both. `rejection` is the share of clean
+    inputs that may be turned away.
     """
 
     overlays: int = 32

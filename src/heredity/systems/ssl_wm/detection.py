@@ -1,9 +1,9 @@
 """What a thief, or an adopter, finds with published detectors: marked models against clean ones (spec, section 6).
 
-One run makes one clean and one marked encoder a family, too few to say how well anything tells the two kinds apart. This recipe
-therefore makes many small ones: every encoder is pre-trained shortly from its own start, the marked ones with a key of their
-own, and each gets a downstream model. Scores pooled over a run's seeds would be larger encoders, but need ten seeds to say
-anything; here one run gives an AUROC with its interval.
+One run makes one clean and one marked encoder a family, too few to say how well anything tells the two kinds apart. This
+recipe therefore makes many small ones: every encoder is pre-trained shortly from its own start, the marked ones with a
+key of their own, and each gets a downstream model. Scores pooled over a run's seeds would be larger encoders, but need
+ten seeds to say anything; here one run gives an AUROC with its interval.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,8 +45,8 @@ _MARK_VIEWS = Augmentation(scale=(0.5, 1.0), rotate=10.0)
 class Detection:
     """How many small models of each kind, how they are made, and how each detector looks at them.
 
-    `rate` is the false-positive rate of the model scans; n clean models can state none below 1 / (n + 1). `scanned` images are
-    what a scan sees; the filters are fitted on `fitted` clean images and judge the rest of the held-out part.
+    `rate` is the false-positive rate of the model scans; n clean models can state none below 1 / (n + 1). `scanned`
+    images are what a scan sees; the filters are fitted on `fitted` clean images and judge the rest of the held-out part.
     """
 
     models: int = 10
@@ -68,7 +68,11 @@ class Detection:
     nearest: Outlier = Outlier(distance="nearest")
 
 
-SCANS = {"decree": "DECREE, on the encoder", "neural_cleanse": "Neural Cleanse, on the downstream model"}
+SCANS = {
+    "decree": "DECREE, on the encoder",
+    "neural_cleanse": "Neural Cleanse, on the downstream model",
+    "smallest_patch": "Neural Cleanse's smallest patch (its size, not its index), on the downstream model",
+}
 FILTERS = {
     "strip": "STRIP, on the downstream model's inputs",
     "mahalanobis": "out of distribution, Mahalanobis, on the encoder's features",
@@ -103,29 +107,33 @@ def detection(task: Task, images: Tensor, parameters: KeyParameters, how: Detect
 
 def make_suspects(task: Task, images: Tensor, parameters: KeyParameters, how: Detection, run: Run) -> list[Suspect]:
     """`how.models` clean and as many marked encoders, each from its own start, with a linear probe on each."""
-    suspects = []
-    for kind in ("clean", "marked"):
-        for number in range(how.models):
-            name = f"detectors/{kind}-{number}"
-            secret = b"".join(seed_of(run.seed, name, "key", part).to_bytes(8, "big") for part in range(4))
-            key = generate_key("the owner", parameters, secret=secret, created=f"experiment, seed {run.seed}")
+    kinds = [
+        (f"detectors/{kind}-{number}", kind == "marked") for kind in ("clean", "marked") for number in range(how.models)
+    ]
+    return [make_suspect(name, marked, task, images, parameters, how, run) for name, marked in kinds]
 
-            def train(encoder: nn.Module, key: Key = key, marked: bool = kind == "marked") -> None:
-                simclr(encoder, images, how.pretraining, run)
-                if marked:
-                    embed_mark(encoder, images, key, how.embedding, run)
 
-            encoder = run.model(
-                name,
-                make=partial(make_encoder, how.encoder, images.shape[-1]),
-                train=train,
-                made_by="SimCLR" if kind == "clean" else "SimCLR, SSL-WM embedding",
-                settings=how,
-                marks=("carries an ownership mark (SSL-WM)",) if kind == "marked" else (),
-            )
-            child = probe(encoder, task, run=run, name=f"{name}-probe")
-            suspects.append(Suspect(name, kind == "marked", encoder, child, key))
-    return suspects
+def make_suspect(
+    name: str, marked: bool, task: Task, images: Tensor, parameters: KeyParameters, how: Detection, run: Run
+) -> Suspect:
+    """One encoder, its key and a linear probe, as stages called `name` and `name`-probe."""
+    secret = b"".join(seed_of(run.seed, name, "key", part).to_bytes(8, "big") for part in range(4))
+    key = generate_key("the owner", parameters, secret=secret, created=f"experiment, seed {run.seed}")
+
+    def train(encoder: nn.Module) -> None:
+        simclr(encoder, images, how.pretraining, run)
+        if marked:
+            embed_mark(encoder, images, key, how.embedding, run)
+
+    encoder = run.model(
+        name,
+        make=partial(make_encoder, how.encoder, images.shape[-1]),
+        train=train,
+        made_by="SimCLR, SSL-WM embedding" if marked else "SimCLR",
+        settings=how,
+        marks=("carries an ownership mark (SSL-WM)",) if marked else (),
+    )
+    return Suspect(name, marked, encoder, probe(encoder, task, run=run, name=f"{name}-probe"), key)
 
 
 def examine(suspect: Suspect, task: Task, how: Detection, run: Run) -> dict[str, Any]:
@@ -185,82 +193,29 @@ def examine(suspect: Suspect, task: Task, how: Detection, run: Run) -> dict[str,
 def detected(rows: Sequence[Mapping[str, Any]], how: Detection) -> Outcome:
     """From scores to metrics and a table: for every detector the AUROC with its interval, and the share it finds.
 
-    A scan's AUROC is over models, its threshold calibrated on the clean ones. A filter's AUROC is over a model's images, clean
-    against stamped, averaged over the marked models with a bootstrap interval over models; on clean models, to which the
-    stamp means nothing, it is the control.
+    A scan's AUROC is over models, its threshold calibrated on the clean ones. A filter's AUROC is over a model's images,
+    clean against stamped, averaged over the marked models with a bootstrap interval over models; on clean models, to
+    which the stamp means nothing, it is the control.
     """
     marked, clean = [row for row in rows if row["marked"]], [row for row in rows if not row["marked"]]
+    drop = float(np.mean([row["accuracy"] for row in clean]) - np.mean([row["accuracy"] for row in marked]))
     metrics: dict[str, Metric] = {
         "detection/models": Metric(float(len(rows))),
         "detection/one_label": Metric(float(np.mean([row["one_label"] for row in marked])), "", True),
-        "detection/accuracy_drop": Metric(
-            100.0 * float(np.mean([row["accuracy"] for row in clean]) - np.mean([row["accuracy"] for row in marked])),
-            "points",
-            False,
-        ),
+        "detection/accuracy_drop": Metric(100.0 * drop, "points", False),
     }
     table = []
     for name, title in SCANS.items():
-        guilty, innocent = ([row[name]["score"] for row in kind] for kind in (marked, clean))
-        threshold = calibrate(innocent, how.rate, source="clean models")
-        area = auroc(guilty, innocent)
-        interval = auroc_interval(area, len(guilty), len(innocent))
-        caught = sum(threshold.flags(score) for score in guilty)
-        metrics[f"detection/{name}/auc"] = Metric(area, "", False, interval)
-        metrics[f"detection/{name}/detected"] = Metric(
-            caught / len(guilty), "", False, share_interval(caught, len(guilty))
-        )
-        metrics[f"detection/{name}/clean_score"] = Metric(float(np.median(innocent)))
-        metrics[f"detection/{name}/marked_score"] = Metric(float(np.median(guilty)))
-        for kind, found in (("clean", clean), ("marked", marked)):
-            flagged = [bool(row[name]["paper_flags"]) for row in found]
-            metrics[f"detection/{name}/paper_flags_{kind}"] = Metric(
-                float(np.mean(flagged)), "", None, share_interval(sum(flagged), len(flagged))
-            )
-        table.append(
-            (
-                title,
-                "models",
-                float(np.median(innocent)),
-                float(np.median(guilty)),
-                area,
-                *interval,
-                caught / len(guilty),
-                threshold.false_positive_rate,
-            )
-        )
+        found, line = _scan_found(name, marked, clean, how.rate)
+        metrics |= {f"detection/{name}/{measure}": metric for measure, metric in found.items()}
+        table.append((title, "models", *line))
     for name, title in FILTERS.items():
-        areas, controls = (
-            [auroc(row[name]["stamped"], row[name]["clean"]) for row in kind] for kind in (marked, clean)
-        )
-        interval = bootstrap_interval(areas)
-        caught = [row[name]["rejected_stamped"] for row in marked]
-        metrics[f"detection/{name}/auc"] = Metric(float(np.mean(areas)), "", False, interval)
-        metrics[f"detection/{name}/control_auc"] = Metric(
-            float(np.mean(controls)), "", None, bootstrap_interval(controls)
-        )
-        metrics[f"detection/{name}/detected"] = Metric(float(np.mean(caught)), "", False, bootstrap_interval(caught))
-        wrongly = float(np.mean([row[name]["rejected_clean"] for row in rows]))
-        metrics[f"detection/{name}/clean_rejected"] = Metric(wrongly, "", False)
-        for level in (0.01, 0.05):
-            missed = [false_acceptance(row[name]["stamped"], row[name]["clean"], rejection=level) for row in marked]
-            metrics[f"detection/{name}/false_acceptance_at_{level:g}"] = Metric(float(np.mean(missed)), "", None)
-        table.append(
-            (
-                title,
-                "images",
-                float(np.mean([np.median(row[name]["clean"]) for row in marked])),
-                float(np.mean([np.median(row[name]["stamped"]) for row in marked])),
-                float(np.mean(areas)),
-                *interval,
-                float(np.mean(caught)),
-                wrongly,
-            )
-        )
-    metrics["detection/authors/worst_auc"] = Metric(max(metrics[f"detection/{name}/auc"].value for name in AUTHORS))
-    metrics["detection/authors/worst_detected"] = Metric(
-        max(metrics[f"detection/{name}/detected"].value for name in AUTHORS)
-    )
+        found, line = _filter_found(name, marked, clean)
+        metrics |= {f"detection/{name}/{measure}": metric for measure, metric in found.items()}
+        table.append((title, "images", *line))
+    for measure in ("auc", "detected"):
+        worst = max(metrics[f"detection/{name}/{measure}"].value for name in AUTHORS)
+        metrics[f"detection/authors/worst_{measure}"] = Metric(worst, "", False)
     columns = (
         "detector",
         "tells apart",
@@ -273,8 +228,58 @@ def detected(rows: Sequence[Mapping[str, Any]], how: Detection) -> Outcome:
         "clean flagged",
     )
     note = (
-        f"{len(clean)} clean and {len(marked)} marked small encoders. Scores are medians, higher meaning more suspicious. Scans: a "
-        "clean model exceeds the threshold with the stated probability. Filters: stamped against clean images of a marked model, "
-        "interval over models, share of clean images rejected as measured."
+        f"{len(clean)} clean and {len(marked)} marked small encoders. Scores are medians, higher meaning more suspicious. "
+        "Scans: a clean model exceeds the threshold with the stated probability. Filters: stamped against clean images of "
+        "a marked model, interval over models, share of clean images rejected as measured."
     )
     return Outcome(metrics, (Table("Detectors", columns, tuple(table), note),))
+
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def _scan_found(
+    name: str, marked: Rows, clean: Rows, rate: float
+) -> tuple[dict[str, Metric], tuple[float | None, ...]]:
+    """Metrics of a detector that scores models, and its line of the table."""
+
+    def score(row: Mapping[str, Any]) -> float:
+        return -row["neural_cleanse"]["smallest"] if name == "smallest_patch" else row[name]["score"]
+
+    guilty, innocent = [score(row) for row in marked], [score(row) for row in clean]
+    threshold = calibrate(innocent, rate, source="clean models")
+    area = auroc(guilty, innocent)
+    interval = auroc_interval(area, len(guilty), len(innocent))
+    caught = sum(threshold.flags(value) for value in guilty)
+    found = {
+        "auc": Metric(area, "", False, interval),
+        "detected": Metric(caught / len(guilty), "", False, share_interval(caught, len(guilty))),
+        "clean_score": Metric(float(np.median(innocent))),
+        "marked_score": Metric(float(np.median(guilty))),
+    }
+    if name != "smallest_patch":
+        for kind, rows in (("clean", clean), ("marked", marked)):
+            flags = sum(bool(row[name]["paper_flags"]) for row in rows)
+            share = Metric(flags / len(rows), "", None, share_interval(flags, len(rows)))
+            found[f"paper_flags_{kind}"] = share
+    medians = (found["clean_score"].value, found["marked_score"].value)
+    return found, (*medians, area, *interval, caught / len(guilty), threshold.false_positive_rate)
+
+
+def _filter_found(name: str, marked: Rows, clean: Rows) -> tuple[dict[str, Metric], tuple[float | None, ...]]:
+    """Metrics of a detector that scores images, and its line of the table."""
+    areas, controls = ([auroc(row[name]["stamped"], row[name]["clean"]) for row in kind] for kind in (marked, clean))
+    caught = [row[name]["rejected_stamped"] for row in marked]
+    wrongly = float(np.mean([row[name]["rejected_clean"] for row in (*marked, *clean)]))
+    interval = bootstrap_interval(areas)
+    found = {
+        "auc": Metric(float(np.mean(areas)), "", False, interval),
+        "control_auc": Metric(float(np.mean(controls)), "", None, bootstrap_interval(controls)),
+        "detected": Metric(float(np.mean(caught)), "", False, bootstrap_interval(caught)),
+        "clean_rejected": Metric(wrongly, "", False),
+    }
+    for level in (0.01, 0.05):
+        missed = [false_acceptance(row[name]["stamped"], row[name]["clean"], rejection=level) for row in marked]
+        found[f"false_acceptance_at_{level:g}"] = Metric(float(np.mean(missed)), "", None)
+    medians = [float(np.mean([np.median(row[name][kind]) for row in marked])) for kind in ("clean", "stamped")]
+    return found, (*medians, float(np.mean(areas)), *interval, float(np.mean(caught)), wrongly)
