@@ -54,6 +54,17 @@ def test_neural_cleanse_names_the_class() -> None:
     assert verdict.cost.queries > 1000
 
 
+def test_classes_in_groups_give_the_same_patches() -> None:
+    whole = neural_cleanse.NeuralCleanse(Search(steps=60, batch=16, stall=60))
+    grouped = neural_cleanse.NeuralCleanse(whole.search, at_once=3)
+    one, other = (
+        neural_cleanse.scan(TwoLayers(0, planted=True), images(0, 48), how, generator=generator())
+        for how in (whole, grouped)
+    )
+    assert one.measures["smallest"] == pytest.approx(other.measures["smallest"], abs=1e-3)
+    assert one.class_scores == pytest.approx(other.class_scores, abs=0.05)
+
+
 def test_decree_measures_the_share_of_the_picture() -> None:
     verdict = blind(Encoder(200, planted=True), images(200, 48))
     assert verdict.score == pytest.approx(1 - verdict.measures["PL1"])

@@ -1,13 +1,20 @@
 """Neural Cleanse (Wang et al., S&P 2019): a class that a much smaller patch reaches than any other has a backdoor."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heredity.defences.contract import ModelVerdict, Threshold, classes_of, clean_images, examining
-from heredity.defences.reverse import Search, smallest_triggers, stamp
+from heredity.defences.contract import (
+    Examination,
+    ModelVerdict,
+    Threshold,
+    classes_of,
+    clean_images,
+    examining,
+)
+from heredity.defences.reverse import Reversed, Search, smallest_triggers, stamp
 from heredity.metrics.detection import mad_index
 
 PAPER = Threshold(2.0, "paper")
@@ -15,10 +22,13 @@ PAPER = Threshold(2.0, "paper")
 
 @dataclass(frozen=True)
 class NeuralCleanse:
-    """How the patches are searched (section 4 of the paper; its epochs over a clean set are steps of small batches
-    here)."""
+    """How the patches are searched (section 4 of the paper; its epochs over a clean set are steps of small batches here).
+
+    `at_once` classes share a batch, 0 meaning all: memory grows with it. Every class sees the same images either way.
+    """
 
     search: Search = field(default_factory=Search)
+    at_once: int = 0
 
 
 def scan(
@@ -40,21 +50,10 @@ def scan(
     exceed it. Give one from `calibrate` on clean models of the same kind. Raises ModelError for fewer than three classes.
     """
     config = config or NeuralCleanse()
-    search = config.search
     with examining(model) as ask:
         clean = clean_images(images, at_least=2).to(ask.device)
         classes = classes_of(ask.all(clean[:2]))
-        aims = torch.arange(classes, device=ask.device)
-
-        def goal(masks: Tensor, patterns: Tensor, draws: torch.Generator) -> tuple[Tensor, Tensor]:
-            rows = torch.randperm(len(clean), generator=draws)[: search.batch]
-            stamped = stamp(clean[rows.to(ask.device)], masks, patterns)
-            logits = ask(stamped.flatten(0, 1)).unflatten(0, (classes, -1))
-            aim = aims[:, None].expand(logits.shape[:2])
-            loss = F.cross_entropy(logits.transpose(1, 2), aim, reduction="none").mean(dim=1)
-            return loss, (logits.argmax(dim=2) == aim).float().mean(dim=1)
-
-        found = smallest_triggers(goal, (classes, *clean.shape[1:]), search, generator, ask.device)
+        found = _smallest_patches(ask, clean, classes, config, generator)
         scores = -mad_index(found.sizes.tolist())
         worst = int(scores.argmax())
         trigger = found.trigger(worst)
@@ -75,3 +74,23 @@ def scan(
                 "classes without a patch": float((~found.found).sum()),
             },
         )
+
+
+def _smallest_patches(
+    ask: Examination, clean: Tensor, classes: int, config: NeuralCleanse, generator: torch.Generator
+) -> Reversed:
+    """The smallest patch into each class. Every group of classes sees the same start and the same batches."""
+    state, groups = generator.get_state(), []
+    for aims in torch.arange(classes, device=ask.device).split(config.at_once or classes):
+
+        def goal(masks: Tensor, patterns: Tensor, draws: torch.Generator, aims: Tensor = aims) -> tuple[Tensor, Tensor]:
+            rows = torch.randperm(len(clean), generator=draws)[: config.search.batch]
+            stamped = stamp(clean[rows.to(ask.device)], masks, patterns)
+            logits = ask(stamped.flatten(0, 1)).unflatten(0, (len(aims), -1))
+            aim = aims[:, None].expand(logits.shape[:2])
+            loss = F.cross_entropy(logits.transpose(1, 2), aim, reduction="none").mean(dim=1)
+            return loss, (logits.argmax(dim=2) == aim).float().mean(dim=1)
+
+        generator.set_state(state)
+        groups.append(smallest_triggers(goal, (len(aims), *clean.shape[1:]), config.search, generator, ask.device))
+    return Reversed(*(torch.cat([getattr(group, part.name) for group in groups]) for part in fields(Reversed)))
