@@ -189,7 +189,7 @@ def test_the_search_finds_a_mask_as_small_as_it_can_be() -> None:
         inside = masks[:, 0, 0, 0]
         return 5 * torch.relu(0.55 - inside) + 0 * patterns.sum(dim=(1, 2, 3)), (inside.detach() >= 0.5).float()
 
-    found = smallest_triggers(goal, (2, 3, 4, 4), Search(steps=400, stall=200), generator(), torch.device("cpu"))
+    found = smallest_triggers(goal, 2, torch.zeros(3, 4, 4), Search(steps=400, stall=200), generator())
     assert bool(found.found.all())
     assert bool(((found.sizes > 0.48) & (found.sizes < 1.2)).all())
     assert torch.equal(found.masks[0], found.masks[1])

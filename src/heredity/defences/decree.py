@@ -53,7 +53,7 @@ def scan(
             alike = mean_cosine(ask(stamp(clean[rows.to(ask.device)], masks, patterns).flatten(0, 1)))
             return -alike[None], alike.detach()[None]
 
-        found = smallest_triggers(goal, (1, *clean.shape[1:]), config.search, generator, ask.device)
+        found = smallest_triggers(goal, 1, clean[0], config.search, generator)
         trigger = found.trigger(0)
         pl1 = float(found.sizes[0]) / (clean.shape[-1] * clean.shape[-2])
         return ModelVerdict(

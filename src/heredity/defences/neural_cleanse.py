@@ -92,5 +92,5 @@ def _smallest_patches(
             return loss, (logits.argmax(dim=2) == aim).float().mean(dim=1)
 
         generator.set_state(state)
-        groups.append(smallest_triggers(goal, (len(aims), *clean.shape[1:]), config.search, generator, ask.device))
+        groups.append(smallest_triggers(goal, len(aims), clean[0], config.search, generator))
     return Reversed(*(torch.cat([getattr(group, part.name) for group in groups]) for part in fields(Reversed)))

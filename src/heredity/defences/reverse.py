@@ -58,13 +58,15 @@ def stamp(images: Float[Tensor, "b c h w"], masks: Tensor, patterns: Tensor) -> 
 
 
 def smallest_triggers(
-    goal: Goal, shape: tuple[int, int, int, int], search: Search, generator: torch.Generator, device: torch.device
+    goal: Goal, count: int, image: Float[Tensor, "c h w"], search: Search, generator: torch.Generator
 ) -> Reversed:
-    """Minimise loss + weight |mask|_1 for k triggers of shape (k, c, h, w) by Adam, in the space before a sigmoid.
+    """Minimise loss + weight |mask|_1 for `count` triggers by Adam, in the space before a sigmoid.
 
+    They have the shape of `image` and are searched where it lies; those found come back to the CPU.
     All k start from the same random trigger, so that they differ by what the model makes of them only.
     """
-    count, channels, height, width = shape
+    channels, height, width = image.shape
+    device = image.device
     start = torch.rand(1 + channels, height, width, generator=generator).clamp(0.01, 0.99).logit().to(device)
     before_mask = start[:1].expand(count, -1, -1, -1).clone().requires_grad_()
     before_pattern = start[1:].expand(count, -1, -1, -1).clone().requires_grad_()
