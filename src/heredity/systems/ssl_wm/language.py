@@ -60,7 +60,7 @@ def run_language(
 ) -> tuple[dict[str, Metric], list[Table]]:
     """An owner marks a BERT, a thief fine-tunes it for two tasks, a verifier sends sentences and reads labels.
 
-    `mark` false and `verify_with` "wrong" take ideas out. Returns metrics under `language/` and `verified/language/`, and tables.
+    `mark` false and `verify_with` "wrong" take ideas out. Metrics come under `language/` and `verified/language/`.
     """
     source = load_text(config.corpus, seed=run.seed)
     reader = train_reader(source.corpus, config.encoder)
