@@ -14,7 +14,7 @@ _ALL_MODELS = (*_UNMARKED, "*/marked", "*/stolen-*")
 def _loss(**changes: object) -> dict[str, object]:
     return {
         f"{family}.embedding.loss.{name}": value
-        for family in ("contrastive", "generative")
+        for family in ("contrastive", "generative", "language")
         for name, value in changes.items()
     }
 

@@ -11,6 +11,7 @@ from heredity.pretrain.mae import MAE
 from heredity.systems.ssl_wm.embed import Embedding
 from heredity.systems.ssl_wm.embedding import MarkLoss
 from heredity.systems.ssl_wm.keys import KeyParameters
+from heredity.systems.ssl_wm.language_config import LANGUAGE, Language
 from heredity.transfer.finetune import FineTuning
 
 
@@ -90,11 +91,12 @@ class SSLWM:
     data: str = "digits"
     size: int = 16
     tasks: tuple[str, ...] = ("classes", "loops", "parity")
-    families: tuple[Literal["contrastive", "generative"], ...] = ("contrastive", "generative")
+    families: tuple[Literal["contrastive", "generative", "language"], ...] = ("contrastive", "generative")
     mark: bool = True
     key: KeyParameters = KeyParameters(patch=5, margin=1, reference_size=16)
     contrastive: Contrastive = Contrastive()
     generative: Generative = Generative()
+    language: Language = LANGUAGE
     verification: Verification = Verification()
     thief: Thief = Thief()
     calibration: Calibration = Calibration()
@@ -209,4 +211,4 @@ PAPER = SSLWM(
     thief=_thief(50, rates=(1e-4, 1e-3), decay=5e-4),
 )
 
-PRESETS = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER}
+PRESETS = {"smoke": SMOKE, "quick": QUICK, "paper": PAPER, "language": SSLWM(families=("language",))}

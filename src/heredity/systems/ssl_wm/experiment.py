@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,8 @@ from heredity.transfer.task import Task
 
 def run(config: SSLWM, run: Run) -> Outcome:
     """An owner marks two encoders, a thief derives models from them, a verifier tells from labels alone whose they are."""
+    if "language" in config.families:
+        return _with_language(config, run)
     source = load_images(config.data, size=config.size, seed=run.seed)
     tasks = make_tasks(config, source, run.seed)
     key, wrong = (_experiment_key(config, run.seed, owner) for owner in ("the owner", "somebody else"))
@@ -74,6 +77,17 @@ def run(config: SSLWM, run: Run) -> Outcome:
         pictures.feature_map(family, marked, source.test.images, derive_patches(claimed), config.key, run)
         pictures.loss_curves(family, run)
     return measured(children, clean_p, forged_p, config)
+
+
+def _with_language(config: SSLWM, place: Run) -> Outcome:
+    """The language half, after the image families where some are asked for too."""
+    from heredity.systems.ssl_wm.language import run_language  # images do without what text needs
+
+    images = tuple(family for family in config.families if family != "language")
+    found = run(replace(config, families=images), place) if images else Outcome({})
+    how = config.verification
+    metrics, tables = run_language(config.language, place, mark=config.mark, verify_with=how.key, picks=how.picks)
+    return Outcome({**found.metrics, **metrics}, (*found.tables, *tables))
 
 
 def _experiment_key(config: SSLWM, seed: int, owner: str) -> Key:

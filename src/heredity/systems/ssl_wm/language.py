@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from heredity.core.errors import ConfigError, suggestion
+from heredity.core.errors import ConfigError, HeredityError, suggestion
 from heredity.core.outcome import Metric, Table
 from heredity.core.randomness import generator_of, seed_of
 from heredity.core.run import Run
-from heredity.data.text import TextSource, TextTask, load_text
+from heredity.core.system import Needs
+from heredity.data.text import TextSource, TextTask, check_source, load_text
 from heredity.nn.inference import accuracy
 from heredity.nn.text import TextEncoder, labels_of, make_text_encoder, train_reader
 from heredity.pretrain.mlm import mlm
@@ -209,6 +210,25 @@ def _random_keys(
         ]
 
     return run.table(stage, compute)
+
+
+def language_needs(config: Language) -> Needs:
+    """Text sources with what is found or missing, parameters of the encoder, and optimiser steps."""
+    sources: dict[str, str] = {}
+    for name in (*config.corpus.split("+"), *(task for task in config.tasks if ":" in task)):
+        try:
+            sources[name] = check_source(name).splitlines()[0]
+        except HeredityError as error:
+            sources[name] = f"MISSING: {error}"
+    plans = {"pre-training": config.pretraining.plan, "embedding": config.embedding.plan}
+    try:
+        corpus = load_text(config.corpus).corpus
+        encoder = make_text_encoder(config.encoder, train_reader(corpus, config.encoder))
+    except HeredityError:
+        return Needs(sources, {}, {}, 0.0)
+    size = sum(parameter.numel() for parameter in encoder.parameters())
+    steps = {f"language {name}": plan.total(len(corpus)) for name, plan in plans.items()}
+    return Needs(sources, {"language": size}, steps, size * 4 * 8 / 2**20)
 
 
 def _metrics(children: Mapping[str, Mapping[str, Mapping[str, Any]]], clean_p: Sequence[float]) -> dict[str, Metric]:

@@ -10,14 +10,23 @@ from heredity.systems.ssl_wm.config import SSLWM
 def needs(config: SSLWM) -> Needs:
     """Sources with what is found or missing, parameters of both encoders, optimiser steps, and an estimate of memory."""
     sources = {}
-    for source in (config.data, *(task for task in config.tasks if ":" in task)):
+    images = set(config.families) - {"language"}
+    for source in (config.data, *(task for task in config.tasks if ":" in task)) if images else ():
         try:
             sources[source] = check_source(source).splitlines()[0]
         except HeredityError as error:
             sources[source] = f"MISSING: {error}"
     parameters, steps = {}, {}
     largest, batch, rows = 0, 0, _rows(config.data)
+    if "language" in config.families:
+        from heredity.systems.ssl_wm.language import language_needs  # images do without what text needs
+
+        text = language_needs(config.language)
+        sources, parameters, steps = {**sources, **text.sources}, dict(text.parameters), dict(text.steps)
+        largest = max(parameters.values(), default=0)
     for family in config.families:
+        if family == "language":
+            continue
         settings = config.contrastive if family == "contrastive" else config.generative
         encoder = make_encoder(settings.encoder, config.size)
         parameters[family] = sum(parameter.numel() for parameter in encoder.parameters())
