@@ -272,7 +272,7 @@ def _conclude(results: dict[str, Any], directory: Path) -> int:
     """Write the report and print the claims, on the first process only."""
     import os
 
-    failed = [claim["id"] for claim in results["claims"] if not claim["holds"]]
+    failed = [claim["id"] for claim in results["claims"] if not claim["holds"] and not claim["reported"]]
     if os.environ.get("LOCAL_RANK", "0") == "0":
         from heredity.report.page import write_report
 
@@ -281,6 +281,7 @@ def _conclude(results: dict[str, Any], directory: Path) -> int:
             measured = claim["measured"]
             value = "not measured" if measured["value"] is None else f"{measured['value']:.4g}"
             word = "holds" if claim["holds"] else "FAILS"
+            word = f"reported: {'yes' if claim['holds'] else 'no'}" if claim["reported"] else word
             print(f"{word}  {claim['id']}: {value} ({measured['comparison']} {measured['threshold']:g})")
         print(f"results {directory / 'results.json'}\nreport  {page}")
     return 3 if failed else 0
@@ -327,7 +328,7 @@ def _challenge(words: list[str]) -> int:
         without = f"its idea: {verdict['depends_on']}; breaks without: {', '.join(broken) or 'nothing'}"
         print(f"{verdict['verdict']:<20} {verdict['id']} ({without})")
     print(f"results {directory / 'challenge.json'}")
-    return 0 if all(verdict["verdict"] == "supported" for verdict in results["verdicts"]) else 3
+    return 0 if all(found["verdict"] == "supported" or found["reported"] for found in results["verdicts"]) else 3
 
 
 @dataclass(frozen=True)
