@@ -423,13 +423,13 @@ class DataMakeOptions:
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     rows: int = 200
-    """Training images to write."""
+    """Training images, or nodes of a graph, to write."""
     seed: int = 0
     """Seed of the choice."""
 
 
 def _data(words: list[str]) -> int:
-    from heredity.data.images import check_source, list_sources, make_source
+    from heredity.data.sources import check_source, list_sources, make_source
 
     if words and words[0] == "make":
         options = parse(DataMakeOptions, words[1:], "heredity data make")
@@ -437,8 +437,10 @@ def _data(words: list[str]) -> int:
         return 0
     source = parse(_data_options, words, "heredity data")
     if source is None:
-        for entry in list_sources():
-            print("  ".join(str(part) for part in entry))
+        for kind, entries in list_sources().items():
+            print(kind)
+            for name, description in entries:
+                print(f"  {name:<16}  {description}")
     else:
         print(check_source(source))
     return 0

@@ -11,9 +11,11 @@ from heredity.pretrain.byol import BYOL
 from heredity.pretrain.contrastive import SimCLR
 from heredity.pretrain.mae import MAE
 from heredity.pretrain.moco import MoCo
+from heredity.systems.ssl_wm.detection import Detection
 from heredity.systems.ssl_wm.embed import Embedding
 from heredity.systems.ssl_wm.embedding import MarkLoss
 from heredity.systems.ssl_wm.keys import KeyParameters
+from heredity.systems.ssl_wm.language_config import LANGUAGE, Language
 from heredity.transfer.extract import Extraction
 from heredity.transfer.finetune import FineTuning
 
@@ -159,7 +161,8 @@ class SSLWM:
     """`data` pre-trains (and labels the tasks "classes", "loops", "parity", "halves"); a task may name another source.
 
     Encoders of `families` are stolen for every task and by every means; those of `further` families for the first task, by a
-    probe, by full fine-tuning and by quantisation.
+    probe, by full fine-tuning and by quantisation. The modality "text" adds the language half, or runs it alone;
+    `detectors` shows many small encoders, clean and marked, to published detectors.
     """
 
     data: str = "digits"
@@ -167,6 +170,7 @@ class SSLWM:
     tasks: tuple[str, ...] = ("classes", "loops", "parity")
     families: tuple[Family, ...] = ("contrastive", "generative")
     further: tuple[Family, ...] = ()
+    modalities: tuple[Literal["image", "text"], ...] = ("image",)
     mark: bool = True
     key: KeyParameters = KeyParameters(patch=5, margin=1, reference_size=16)
     contrastive: Contrastive = Contrastive()
@@ -174,6 +178,9 @@ class SSLWM:
     moco: MomentumContrastive = MomentumContrastive()
     byol: SelfPredictive = SelfPredictive()
     bigan: Adversarial = Adversarial()
+    language: Language = LANGUAGE
+    detectors: bool = False
+    detection: Detection = Detection()
     verification: Verification = Verification()
     thief: Thief = Thief()
     calibration: Calibration = Calibration()
@@ -262,7 +269,9 @@ ATTACKS = replace(
     ),
 )
 
-FULL = replace(ATTACKS, tasks=QUICK.tasks, families=QUICK.families)
+FULL = replace(ATTACKS, modalities=("image", "text"), families=QUICK.families, tasks=QUICK.tasks, detectors=True)
+
+DETECTORS = replace(QUICK, modalities=(), detectors=True)
 
 _SMALL = EncoderShape(width=8)
 
@@ -378,4 +387,14 @@ PAPER = SSLWM(
     thief=_thief(50, rates=(1e-4, 1e-3), decay=5e-4),
 )
 
-PRESETS = {"smoke": SMOKE, "quick": QUICK, "attacks": ATTACKS, "full": FULL, "paper": PAPER}
+LANGUAGE_ALONE = SSLWM(modalities=("text",))
+
+PRESETS = {
+    "smoke": SMOKE,
+    "quick": QUICK,
+    "attacks": ATTACKS,
+    "detectors": DETECTORS,
+    "language": LANGUAGE_ALONE,
+    "full": FULL,
+    "paper": PAPER,
+}
