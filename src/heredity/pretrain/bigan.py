@@ -29,14 +29,16 @@ class BiGAN:
     2017). `discriminator_rate` is its learning rate, as a share of the plan's: a discriminator that wins teaches nothing.
     """
 
-    code: int = 32
-    width: int = 32
+    code: int = 16
+    width: int = 16
     smooth: float = 0.9
     blur: float = 0.1
-    discriminator_rate: float = 0.25
+    discriminator_rate: float = 0.5
     augmentation: Augmentation = Augmentation(scale=(0.8, 1.0), brightness=0.1, contrast=0.1)
     plan: Plan = field(
-        default_factory=lambda: Plan(epochs=60, batch=64, optimiser="adam", learning_rate=1e-3, schedule="constant")
+        default_factory=lambda: Plan(
+            steps=800, batch=32, optimiser="adam", learning_rate=1e-3, betas=(0.5, 0.999), schedule="constant"
+        )
     )
 
 

@@ -255,9 +255,7 @@ ATTACKS = replace(
         embedding=Embedding(strong=_DIGIT_MARK, plan=_mark_plan(400)),
     ),
     bigan=Adversarial(
-        pretraining=BiGAN(
-            plan=Plan(steps=400, batch=64, optimiser="adam", learning_rate=1e-3, schedule="constant"),
-        ),
+        pretraining=BiGAN(),
         embedding=Embedding(strong=_DIGIT_MARK, plan=_mark_plan(400)),
     ),
     attacks=Attacks(
@@ -378,7 +376,9 @@ PAPER = SSLWM(
             smooth=1.0,
             blur=0.0,
             discriminator_rate=1.0,
-            plan=Plan(epochs=101, batch=256, optimiser="adam", learning_rate=1e-4, schedule="constant"),
+            plan=Plan(
+                epochs=101, batch=256, optimiser="adam", learning_rate=1e-4, betas=(0.5, 0.999), schedule="constant"
+            ),
         ),
         embedding=_paper_mark(10.0),
     ),
