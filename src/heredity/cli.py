@@ -274,7 +274,7 @@ def _conclude(results: dict[str, Any], directory: Path) -> int:
     """Write the report and print the claims, on the first process only."""
     import os
 
-    failed = [claim["id"] for claim in results["claims"] if not claim["holds"]]
+    failed = [claim["id"] for claim in results["claims"] if not claim["holds"] and not claim["reported"]]
     if os.environ.get("LOCAL_RANK", "0") == "0":
         from heredity.report.page import write_report
 
@@ -283,6 +283,7 @@ def _conclude(results: dict[str, Any], directory: Path) -> int:
             measured = claim["measured"]
             value = "not measured" if measured["value"] is None else f"{measured['value']:.4g}"
             word = "holds" if claim["holds"] else "FAILS"
+            word = f"reported: {'yes' if claim['holds'] else 'no'}" if claim["reported"] else word
             print(f"{word}  {claim['id']}: {value} ({measured['comparison']} {measured['threshold']:g})")
         print(f"results {directory / 'results.json'}\nreport  {page}")
     return 3 if failed else 0
@@ -329,7 +330,7 @@ def _challenge(words: list[str]) -> int:
         without = f"its idea: {verdict['depends_on']}; breaks without: {', '.join(broken) or 'nothing'}"
         print(f"{verdict['verdict']:<20} {verdict['id']} ({without})")
     print(f"results {directory / 'challenge.json'}")
-    return 0 if all(verdict["verdict"] == "supported" for verdict in results["verdicts"]) else 3
+    return 0 if all(found["verdict"] == "supported" or found["reported"] for found in results["verdicts"]) else 3
 
 
 @dataclass(frozen=True)
@@ -422,13 +423,13 @@ class DataMakeOptions:
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     directory: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")]
     rows: int = 200
-    """Training images to write."""
+    """Training images, or nodes of a graph, to write."""
     seed: int = 0
     """Seed of the choice."""
 
 
 def _data(words: list[str]) -> int:
-    from heredity.data.images import check_source, list_sources, make_source
+    from heredity.data.sources import check_source, list_sources, make_source
 
     if words and words[0] == "make":
         options = parse(DataMakeOptions, words[1:], "heredity data make")
@@ -436,8 +437,10 @@ def _data(words: list[str]) -> int:
         return 0
     source = parse(_data_options, words, "heredity data")
     if source is None:
-        for entry in list_sources():
-            print("  ".join(str(part) for part in entry))
+        for kind, entries in list_sources().items():
+            print(kind)
+            for name, description in entries:
+                print(f"  {name:<16}  {description}")
     else:
         print(check_source(source))
     return 0

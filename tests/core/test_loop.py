@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from heredity.core.errors import ConfigError, TrainingError
-from heredity.core.loop import History, Plan, fit, learning_rate_at
+from heredity.core.loop import History, Plan, Turn, fit, learning_rate_at
 from heredity.core.randomness import Draws
 from heredity.core.run import Machine, Run
 
@@ -123,3 +123,66 @@ def test_refusals(tmp_path: Path) -> None:
         fit(nn.Linear(4, 1).requires_grad_(False), step, rows=5, plan=Plan(batch=1), run=a_run(tmp_path))
     with pytest.raises(ConfigError, match="cannot be shared"):
         fit(nn.Linear(4, 1), step, rows=5, plan=Plan(batch=5, accumulate=2), run=a_run(tmp_path))
+
+
+class Game(nn.Module):
+    """A learner and a rival who pulls the other way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.learner = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.3), nn.Linear(8, 1))
+        self.rival = nn.Linear(4, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.learner(inputs) + self.rival(inputs)
+
+
+def play(run: Run, *, stop_at: int | None = None, rate: float = 0.05) -> Game:
+    calls = [0]
+
+    def error(model: nn.Module, rows: Tensor, draws: Draws) -> Tensor:
+        calls[0] += 1
+        if calls[0] == stop_at:
+            raise StopError
+        return (model(INPUTS[rows] + 0.1 * draws.normal(len(rows), 4)) - TARGETS[rows]).square().mean()
+
+    def fitted(model: nn.Module) -> History:
+        assert isinstance(model, Game)
+        rival = Turn(
+            "rival",
+            lambda game, rows, draws: {"gain": -0.1 * error(game, rows, draws)},
+            model.rival,
+            Plan(optimiser="sgd", learning_rate=rate, schedule="constant"),
+        )
+        plan = Plan(steps=12, batch=20, optimiser="adam", learning_rate=0.02, accumulate=2)
+        own = lambda game, rows, draws: {"error": error(game, rows, draws)}  # noqa: E731
+        return fit(model, own, rows=50, plan=plan, run=run, turns=[rival])
+
+    return run.model("game", make=Game, train=fitted, made_by="test")
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 4, 7, 23, 42])
+def test_two_parties_resume_in_the_same_bits_wherever_they_are_stopped(tmp_path: Path, stop_at: int) -> None:
+    whole = play(a_run(tmp_path / "whole"))
+    with pytest.raises(StopError):
+        play(a_run(tmp_path / "cut"), stop_at=stop_at)
+    resumed = play(a_run(tmp_path / "cut"))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    assert set(a_run(tmp_path / "whole").history("game")) == {"error", "rival/gain"}
+
+
+def test_each_party_moves_its_own_parameters_only(tmp_path: Path) -> None:
+    still = play(a_run(tmp_path / "still"), rate=0.0)
+    moving = play(a_run(tmp_path / "other"), rate=0.05)
+    assert not torch.equal(still.rival.weight, moving.rival.weight)
+    untouched = Game()
+    fit(
+        untouched,
+        lambda game, rows, draws: {"error": game(INPUTS[rows]).square().mean()},
+        rows=50,
+        plan=Plan(steps=2, batch=10),
+        run=a_run(tmp_path / "frozen"),
+        turns=[Turn("rival", lambda game, rows, draws: {"none": game(INPUTS[rows]).mean()}, untouched.rival, Plan())],
+    )
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in untouched.parameters())

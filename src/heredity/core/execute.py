@@ -69,7 +69,7 @@ def run_once(
         "config": to_plain(order.config),
         "versions": versions(),
         "metrics": {name: metric.to_plain() for name, metric in outcome.metrics.items()},
-        "claims": [judge(claim, [outcome.metrics]).to_plain() for claim in claims_of(order.system)],
+        "claims": [judge(claim, [outcome.metrics]).to_plain() for claim in claims_of(order.system, order.preset)],
         "tables": [to_plain(table) for table in outcome.tables],
         "stages": run.stages,
     }
@@ -90,19 +90,19 @@ def run_seeds(
             reporter.say(f"seed {seed}")
         begun = resume and (place / "config.yaml").exists()
         runs.append(run_once(replace(order, seed=seed), place, resume=begun, reporter=reporter))
-    results = _header(order) | combine(order.system, runs)
+    results = _header(order) | combine(order.system, runs, order.preset)
     write_json(directory / "results.json", results)
     return results
 
 
-def combine(system: System, runs: list[dict[str, Any]]) -> dict[str, Any]:
+def combine(system: System, runs: list[dict[str, Any]], preset: str | None = None) -> dict[str, Any]:
     """The part of results.json that several seeds have in common: runs, summary and claims judged over the seeds."""
     metrics = [metrics_of(run) for run in runs]
     return {
         "seeds": [run["seed"] for run in runs],
         "runs": runs,
         "summary": summarise(metrics),
-        "claims": [judge(claim, metrics).to_plain() for claim in claims_of(system)],
+        "claims": [judge(claim, metrics).to_plain() for claim in claims_of(system, preset)],
     }
 
 
@@ -112,15 +112,17 @@ def challenge(
     """Run with every idea, then with each idea removed in turn, and tell which claims break when their idea is gone.
 
     A claim that holds with its idea and breaks without it is "supported"; one that still holds is "evidence of nothing";
-    one that fails even with its idea "fails".
+    one that fails even with its idea "fails", or "does not hold" where it was only to be reported.
     """
     speaker = reporter or Reporter()
     speaker.say("with every idea")
     whole = run_seeds(order, seeds, directory / "whole", resume=resume, reporter=reporter)
     held: dict[str, dict[str, bool]] = {"": {claim["id"]: claim["holds"] for claim in whole["claims"]}}
-    for name in order.system.ablations:
+    for name, ablation in order.system.ablations.items():
+        if ablation.presets and order.preset not in ablation.presets:
+            continue
         speaker.say(f"without: {name}")
-        config = override(order.config, order.system.ablations[name].changes)
+        config = override(order.config, ablation.changes)
         without = replace(order, config=config, ablation=name)
         for seed in range(order.seed, order.seed + seeds):
             target = directory / name / f"seed-{seed}"
@@ -128,7 +130,7 @@ def challenge(
                 keep_stages(directory / "whole" / f"seed-{seed}", replace(without, seed=seed), target)
         found = run_seeds(without, seeds, directory / name, resume=True, reporter=reporter)
         held[name] = {claim["id"]: claim["holds"] for claim in found["claims"]}
-    verdicts = [_verdict(claim, held) for claim in claims_of(order.system)]
+    verdicts = [_verdict(claim, held) for claim in claims_of(order.system, order.preset)]
     results = _header(order) | {"seeds": whole["seeds"], "verdicts": verdicts}
     write_json(directory / "challenge.json", results)
     return results
@@ -138,7 +140,7 @@ def _verdict(claim: Claim, held: Mapping[str, Mapping[str, bool]]) -> dict[str, 
     with_idea = held[""][claim.id]
     without = held.get(claim.depends_on, {}).get(claim.id)
     if not with_idea:
-        word = "fails"
+        word = "does not hold" if claim.reported else "fails"
     elif without is None:
         word = "not challenged"
     else:
@@ -147,6 +149,7 @@ def _verdict(claim: Claim, held: Mapping[str, Mapping[str, bool]]) -> dict[str, 
         "id": claim.id,
         "text": claim.text,
         "depends_on": claim.depends_on,
+        "reported": claim.reported,
         "holds": with_idea,
         "holds_without": {name: found[claim.id] for name, found in held.items() if name},
         "verdict": word,
@@ -166,8 +169,8 @@ def keep_stages(source: Path, order: Order, target: Path) -> None:
     Run.begin(target, order.identity())
 
 
-def claims_of(system: System) -> tuple[Claim, ...]:
-    """A system's claims. Raises ConfigError when one depends on an ablation that the system does not declare."""
+def claims_of(system: System, preset: str | None = None) -> tuple[Claim, ...]:
+    """A system's claims, or those that a preset measures. Raises ConfigError when one depends on an undeclared ablation."""
     claims = system.load("claims")
     for claim in claims:
         if claim.depends_on not in system.ablations:
@@ -175,7 +178,7 @@ def claims_of(system: System) -> tuple[Claim, ...]:
                 f"claim {claim.id!r} of {system.name} depends on ablation {claim.depends_on!r}, which is not declared"
             )
             raise ConfigError(problem, remedy="declare it in System(ablations=...)")
-    return claims
+    return tuple(claim for claim in claims if preset is None or not claim.presets or preset in claim.presets)
 
 
 def metrics_of(results: Mapping[str, Any]) -> dict[str, Metric]:

@@ -1,7 +1,8 @@
 """The one training loop: schedule, clipping, accumulation, early stopping, checkpoints and resume live here once."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -42,6 +43,19 @@ class Plan:
     def total(self, rows: int) -> int:
         """Optimiser steps for a set of so many rows."""
         return self.steps or max(1, math.ceil(self.epochs * rows / self.batch))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Another party's move in every step, such as an adversary's: its own loss, which moves its own parameters only.
+
+    `module` is a part of the trained model; `plan` gives its optimiser, rate, decay, schedule and clipping.
+    """
+
+    name: str
+    step: Step
+    module: nn.Module
+    plan: Plan
 
 
 @runtime_checkable
@@ -93,9 +107,15 @@ def learning_rate_at(plan: Plan, step: int, total: int) -> float:
     return plan.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
 
-def optimiser_of(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
-    """The plan's optimiser over the parameters that are not frozen. Raises ConfigError when all are."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def optimiser_of(model: nn.Module, plan: Plan, *, without: Sequence[nn.Module] = ()) -> torch.optim.Optimizer:
+    """The plan's optimiser over the parameters that are not frozen, less those of some parts.
+
+    Raises ConfigError when none is left.
+    """
+    others = {id(parameter) for part in without for parameter in part.parameters()}
+    parameters = [
+        parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in others
+    ]
     if not parameters:
         raise ConfigError(
             "every parameter of the model is frozen", remedy="set requires_grad_(True) on what shall learn"
@@ -115,12 +135,15 @@ def fit(
     plan: Plan,
     run: Keeper,
     validate: Callable[[nn.Module], float] | None = None,
+    turns: Sequence[Turn] = (),
 ) -> History:
     """Train a model in place on row numbers 0..rows-1.
 
     Each step's rows and random numbers depend on the run's seed, the stage and the step alone, so that a resumed run, and
     one on several processes, computes what an uninterrupted single process would. `validate` scores the model (higher is
-    better) after every epoch when the plan has patience. Raises TrainingError when a loss is not finite.
+    better) after every epoch when the plan has patience. `turns` follow in every step: `step` moves what none of them
+    owns, each turn moves its own module, and nobody's gradients reach the others. Raises TrainingError when a loss is not
+    finite.
     """
     fabric = run.fabric
     if rows < 1:
@@ -134,35 +157,44 @@ def fit(
     per_epoch = max(1, math.ceil(rows / plan.batch))
     slot = run.begin_fit(total)
 
-    wrapped, optimiser = fabric.setup(model, optimiser_of(model, plan))
-    state = _State(model, optimiser)
+    parties = [(Turn("", step, model, plan), optimiser_of(model, plan, without=[turn.module for turn in turns]))]
+    parties += [(turn, optimiser_of(turn.module, turn.plan)) for turn in turns]
+    wrapped, *optimisers = fabric.setup(model, *(optimiser for _, optimiser in parties))
+    moves = [(turn, optimiser) for (turn, _), optimiser in zip(parties, optimisers, strict=True)]
+    state = _State(model, optimisers)
     if (kept := slot.restore()) is not None:
         state.load(kept)
 
     while state.step < total and not state.stopped:
         wrapped.train(plan.mode == "train")
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate_at(plan, state.step, total)
         losses: dict[str, float] = {}
-        with torch.random.fork_rng(devices=[]):
-            for part in range(plan.accumulate):
-                torch.manual_seed(seed_of(slot.seed, slot.label, state.step, part, fabric.global_rank))
-                mine = _rows_of(slot, state.step, part, plan, rows, fabric).to(fabric.device)
-                generator = generator_of(slot.seed, slot.label, "draws", state.step, part)
-                draws = Draws(generator, fabric.global_rank, fabric.world_size)
-                with fabric.no_backward_sync(wrapped, enabled=part + 1 < plan.accumulate):
-                    terms = step(wrapped, mine, draws)
-                    fabric.backward(torch.stack(list(terms.values())).sum() / plan.accumulate)
-                for name, value in terms.items():
-                    losses[name] = losses.get(name, 0.0) + float(value.detach()) / plan.accumulate
-        if fabric.world_size > 1:
-            shares = fabric.all_reduce(torch.tensor(list(losses.values()), dtype=torch.float64, device=fabric.device))
-            losses = dict(zip(losses, torch.as_tensor(shares).tolist(), strict=True))
-        _check_finite(losses, slot.label, state.step)
-        if plan.clip:
-            fabric.clip_gradients(wrapped, optimiser, max_norm=plan.clip)
-        optimiser.step()
-        optimiser.zero_grad()
+        for turn, optimiser in moves:
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate_at(turn.plan, state.step, total)
+            name = (turn.name,) if turn.name else ()
+            found: dict[str, float] = {}
+            with torch.random.fork_rng(devices=[]), _only(optimiser, model, enabled=bool(turns)):
+                for part in range(plan.accumulate):
+                    torch.manual_seed(seed_of(slot.seed, slot.label, state.step, part, fabric.global_rank, *name))
+                    mine = _rows_of(slot, state.step, part, plan, rows, fabric).to(fabric.device)
+                    generator = generator_of(slot.seed, slot.label, "draws", state.step, part, *name)
+                    draws = Draws(generator, fabric.global_rank, fabric.world_size)
+                    with fabric.no_backward_sync(wrapped, enabled=part + 1 < plan.accumulate):
+                        terms = turn.step(wrapped, mine, draws)
+                        fabric.backward(torch.stack(list(terms.values())).sum() / plan.accumulate)
+                    for term, value in terms.items():
+                        found[term] = found.get(term, 0.0) + float(value.detach()) / plan.accumulate
+            if fabric.world_size > 1:
+                shares = fabric.all_reduce(
+                    torch.tensor(list(found.values()), dtype=torch.float64, device=fabric.device)
+                )
+                found = dict(zip(found, torch.as_tensor(shares).tolist(), strict=True))
+            _check_finite(found, slot.label, state.step)
+            if turn.plan.clip:
+                fabric.clip_gradients(wrapped, optimiser, max_norm=turn.plan.clip)
+            optimiser.step()
+            optimiser.zero_grad()
+            losses |= {f"{turn.name}/{term}" if turn.name else term: value for term, value in found.items()}
         state.note(losses)
         if validate is not None and plan.patience and (state.step % per_epoch == 0 or state.step == total):
             wrapped.eval()
@@ -176,6 +208,20 @@ def fit(
     slot.keep(state.dump())
     slot.finish(state.history())
     return state.history()
+
+
+@contextmanager
+def _only(optimiser: torch.optim.Optimizer, model: nn.Module, *, enabled: bool) -> Iterator[None]:
+    """Let gradients reach only what the optimiser moves: cheaper, and no party's gradients are left for another."""
+    own = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]} if enabled else set()
+    others = [item for item in model.parameters() if enabled and item.requires_grad and id(item) not in own]
+    for parameter in others:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
 
 
 def _rows_of(slot: Slot, step: int, part: int, plan: Plan, rows: int, fabric: Fabric) -> Tensor:
@@ -204,8 +250,8 @@ def _check_finite(losses: Mapping[str, float], label: str, step: int) -> None:
 class _State:
     """Everything a fit must remember, as one flat dictionary of tensors for a safetensors file."""
 
-    def __init__(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        self.model, self.optimiser = model, optimiser
+    def __init__(self, model: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+        self.model, self.optimisers = model, optimisers
         self.step, self.best_score, self.waited, self.stopped = 0, -math.inf, 0, False
         self.best: dict[str, Tensor] = {}
         self.terms: tuple[str, ...] = ()
@@ -235,10 +281,11 @@ class _State:
     def dump(self) -> dict[str, Tensor]:
         flat = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         flat |= {f"best/{name}": tensor for name, tensor in self.best.items()}
-        for index, slots in self.optimiser.state_dict()["state"].items():
-            for name, value in slots.items():
-                if value is not None:
-                    flat[f"optimiser/{index}/{name}"] = torch.as_tensor(value)
+        for party, optimiser in enumerate(self.optimisers):
+            for index, slots in optimiser.state_dict()["state"].items():
+                for name, value in slots.items():
+                    if value is not None:
+                        flat[f"optimiser/{party}/{index}/{name}"] = torch.as_tensor(value)
         flat["losses/" + "|".join(self.terms)] = torch.tensor(self.losses, dtype=torch.float64)
         counters = [float(self.step), self.best_score, float(self.waited), float(self.stopped)]
         flat["counters"] = torch.tensor(counters, dtype=torch.float64)
@@ -249,12 +296,12 @@ class _State:
         self.step, self.waited, self.stopped = int(step), int(waited), bool(stopped)
         self.model.load_state_dict(_below("model/", flat))
         self.best = _below("best/", flat)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in _below("optimiser/", flat).items():
-            index, name = key.split("/", 1)
-            moments.setdefault(int(index), {})[name] = tensor
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": moments, "param_groups": groups})
+        for party, optimiser in enumerate(self.optimisers):
+            moments: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in _below(f"optimiser/{party}/", flat).items():
+                index, name = key.split("/", 1)
+                moments.setdefault(int(index), {})[name] = tensor
+            optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
         [(names, losses)] = _below("losses/", flat).items()
         self.terms, self.losses = tuple(names.split("|")) if names else (), losses.tolist()
 

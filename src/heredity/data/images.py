@@ -7,7 +7,7 @@ import torch
 from heredity.core.errors import DataError, suggestion
 from heredity.data import embedded, folders, published
 from heredity.data.labelled import ImageSource, LabelledImages, labelled
-from heredity.data.write_images import make_source
+from heredity.data.write_images import WRITERS, make_source
 
 SOURCES = {
     "digits": "1797 real scanned digits, embedded (scikit-learn)",
@@ -25,6 +25,12 @@ SOURCES = {
 def list_sources() -> list[tuple[str, str]]:
     """Names of all sources with what they are or the layout they need."""
     return list(SOURCES.items())
+
+
+def knows(source: str) -> bool:
+    """Whether this module reads or writes a source of that name."""
+    kind = source.partition(":")[0]
+    return kind in WRITERS or kind in {name.partition(":")[0] for name in SOURCES}
 
 
 def load_images(source: str, *, size: int | None = None, seed: int = 0, skip_corrupt: bool = False) -> ImageSource:
@@ -83,4 +89,4 @@ def check_source(source: str) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["ImageSource", "LabelledImages", "check_source", "list_sources", "load_images", "make_source"]
+__all__ = ["ImageSource", "LabelledImages", "check_source", "knows", "list_sources", "load_images", "make_source"]

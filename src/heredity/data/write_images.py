@@ -20,25 +20,13 @@ def make_source(source: str, directory: Path, *, rows: int = 200, seed: int = 0)
     Layouts: imagefolder, cifar10, cifar10-python, cifar100, stl10, idx, gtsrb, npz. `rows` training images and a quarter as
     many test images are written. Raises DataError when the folder is not empty.
     """
-    writers: dict[str, Callable[[ImageSource, Path], str]] = {
-        "digits": _write_folder,
-        "photos": _write_folder,
-        "imagefolder": _write_folder,
-        "cifar10": _write_cifar10,
-        "cifar10-python": _write_cifar10_python,
-        "cifar100": _write_cifar100,
-        "stl10": _write_stl10,
-        "idx": _write_idx,
-        "gtsrb": _write_gtsrb,
-        "npz": _write_npz,
-    }
-    if source not in writers:
-        raise DataError(f"no generated set {source!r}", remedy=suggestion(source, writers))
+    if source not in WRITERS:
+        raise DataError(f"no generated set {source!r}", remedy=suggestion(source, WRITERS))
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise DataError(f"{directory} is not an empty folder", remedy="choose another")
     content = embedded.digits(None, seed) if source in ("digits", "idx") else embedded.photos(32, seed)
     train, test = _evenly(content.train, rows), _evenly(content.test, max(1, rows // 4))
-    written = writers[source](ImageSource(train, test, content.caption), directory)
+    written = WRITERS[source](ImageSource(train, test, content.caption), directory)
     return f"{directory}: {len(train.labels)} + {len(test.labels)} images; read it as {written}:{directory}"
 
 
@@ -137,3 +125,17 @@ def _write_npz(source: ImageSource, directory: Path) -> str:
     for part, data in (("train", source.train), ("test", source.test)):
         np.savez_compressed(directory / f"{part}.npz", images=_hwc(data), labels=data.labels.numpy())
     return "npz"
+
+
+WRITERS: dict[str, Callable[[ImageSource, Path], str]] = {
+    "digits": _write_folder,
+    "photos": _write_folder,
+    "imagefolder": _write_folder,
+    "cifar10": _write_cifar10,
+    "cifar10-python": _write_cifar10_python,
+    "cifar100": _write_cifar100,
+    "stl10": _write_stl10,
+    "idx": _write_idx,
+    "gtsrb": _write_gtsrb,
+    "npz": _write_npz,
+}

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from heredity.core.errors import ModelError, suggestion
 from heredity.core.files import write_text
@@ -21,7 +20,7 @@ from heredity.core.lineage import (
     save_tensors,
 )
 from heredity.nn.resolver import build, stage_of
-from heredity.nn.text import Pooling, Reader, TextEncoder
+from heredity.nn.text import Pooling, Reader, TextEncoder, library
 
 SPECIFICATIONS = {
     "hf:REPO": "a transformers encoder on the Hugging Face hub (downloads and caches)",
@@ -78,9 +77,10 @@ def _from_transformers(place: str, kind: str, length: int, pooling: Pooling) -> 
         missing = [name for name in ("config.json", "model.safetensors") if not (where / name).is_file()]
         if missing:
             raise ModelError(f"{where} lacks {missing[0]}", remedy="give a folder that save_pretrained wrote")
+    kit = library("transformers")
     try:
-        inner = AutoModel.from_pretrained(where, local_files_only=local, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=local)
+        inner = kit.AutoModel.from_pretrained(where, local_files_only=local, use_safetensors=True)
+        tokenizer = kit.AutoTokenizer.from_pretrained(where, local_files_only=local)
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if local:
@@ -90,7 +90,7 @@ def _from_transformers(place: str, kind: str, length: int, pooling: Pooling) -> 
             remedy="offline: set HF_HUB_OFFLINE=1 with a filled cache, or run huggingface-cli download "
             f"{place} --local-dir DIR elsewhere and use dir:DIR",
         ) from error
-    if not isinstance(inner, PreTrainedModel) or inner.config.is_encoder_decoder:
+    if not isinstance(inner, kit.PreTrainedModel) or inner.config.is_encoder_decoder:
         raise ModelError(f"{place} is not an encoder", remedy="give a model such as BERT, RoBERTa or MiniLM")
     positions = int(getattr(inner.config, "max_position_embeddings", length) or length)
     if length > positions:

@@ -62,7 +62,8 @@ def hide(
     fate = draws.uniform(*tokens.shape).to(tokens.device)
     others = draws.integers(*tokens.shape, high=reader.size).to(tokens.device)
     shown = torch.where(hidden & (fate < 0.8), reader.mask, tokens)
-    return torch.where(hidden & (fate >= 0.9), others, shown), hidden
+    ordinary = torch.where(torch.isin(others, special), reader.mask, others)
+    return torch.where(hidden & (fate >= 0.9), ordinary, shown), hidden
 
 
 def mlm_objective(encoder: TextEncoder, tokens: Int[Tensor, "n length"], recipe: MLM) -> Objective:

@@ -62,7 +62,8 @@ def render(directory: Path) -> str:
         seeds=results["seeds"] if several else [results["seed"]],
         several=several,
         claims=[_claim(claim, metrics) for claim in results["claims"]],
-        holding=sum(claim["holds"] for claim in results["claims"]),
+        holding=sum(claim["holds"] for claim in results["claims"] if not claim.get("reported", False)),
+        claimed=sum(not claim.get("reported", False) for claim in results["claims"]),
         family=read_family(place),
         card_width=CARD_WIDTH,
         figures=read_figures(place),
@@ -125,6 +126,7 @@ def _claim(claim: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, An
     return {
         "text": claim["text"],
         "holds": claim["holds"],
+        "reported": claim.get("reported", False),
         "metric": measured["metric"],
         "value": numbers.number(measured["value"], unit),
         "interval": numbers.interval(measured.get("interval"), unit),

@@ -62,10 +62,13 @@ _ENDINGS = (
     "so the people went home",
     ".",
 )
+# Unlabelled text has lists of keywords too. They teach which words belong together, which a small network takes thousands of
+# steps to find out from sentences alone.
+_KEYWORDS = ("{n} {m} {k} {l}", "{a} {b} {v} {w}", "{n} {a} {m} {b}", "{a} {v} {n} {k}")
 TEMPLATES = len(_OPENINGS) * len(_CORES) * len(_ENDINGS)
 
 
-def grammar(seed: int, *, train: int = 4000, test: int = 1200, unlabelled: int = 12_000) -> TextSource:
+def grammar(seed: int, *, train: int = 4000, test: int = 1200, unlabelled: int = 18_000) -> TextSource:
     """Sentences from 400 templates, labelled by topic (4 classes) and by sentiment (2 classes).
 
     Training and held-out sentences share no topic or sentiment word: whoever memorises words gains nothing, whoever learnt
@@ -74,7 +77,9 @@ def grammar(seed: int, *, train: int = 4000, test: int = 1200, unlabelled: int =
     >>> sorted(grammar(0, train=8, test=8, unlabelled=8).tasks)
     ['sentiment', 'topic']
     """
-    corpus, _, _ = _sentences(unlabelled, (0.0, 1.0), generator_of("grammar", seed, "unlabelled"))
+    whole, others = (0.0, 1.0), generator_of("grammar", seed, "keywords")
+    corpus = _sentences(unlabelled // 3, whole, generator_of("grammar", seed, "unlabelled"))[0]
+    corpus += _sentences(unlabelled - len(corpus), whole, others, keywords=True)[0]
     parts = {
         "train": _sentences(train, (0.0, 0.5), generator_of("grammar", seed, "train")),
         "test": _sentences(test, (0.5, 1.0), generator_of("grammar", seed, "test")),
@@ -92,7 +97,7 @@ def grammar(seed: int, *, train: int = 4000, test: int = 1200, unlabelled: int =
 
 
 def _sentences(
-    count: int, share: tuple[float, float], generator: torch.Generator
+    count: int, share: tuple[float, float], generator: torch.Generator, *, keywords: bool = False
 ) -> tuple[list[str], list[int], list[int]]:
     """Sentences with their topics and sentiments; `share` is the part of every word list that may be used."""
 
@@ -109,10 +114,10 @@ def _sentences(
     sentences, topics, sentiments = [], [], []
     for number in range(count):
         topic, sentiment = number % len(TOPICS), number // len(TOPICS) % len(SENTIMENTS)
-        frame = f"{pick(_OPENINGS)} {pick(_CORES)} {pick(_ENDINGS)}"
-        own = nouns[topic]
-        slots = {"n": pick(own), "m": pick(own), "k": pick(own), "a": pick(adjectives[sentiment])}
-        sentences.append(" ".join(frame.format(**slots, v=pick(verbs[sentiment])).split()))
+        frame = pick(_KEYWORDS) if keywords else f"{pick(_OPENINGS)} {pick(_CORES)} {pick(_ENDINGS)}"
+        kinds = {"nmkl": nouns[topic], "ab": adjectives[sentiment], "vw": verbs[sentiment]}
+        slots = {slot: pick(words) for letters, words in kinds.items() for slot in letters}
+        sentences.append(" ".join(frame.format(**slots).split()))
         topics.append(topic)
         sentiments.append(sentiment)
     return sentences, topics, sentiments

@@ -8,13 +8,18 @@ from heredity.core.system import Ablation, System
 
 # Stages that a change of the embedding leaves alone, and those that a change of the verification leaves alone too.
 _UNMARKED = ("*/clean", "*/untrained", "*/clean-probe", "*/clean-full", "*/clean-half-*", "*/scratch")
-_ALL_MODELS = (*_UNMARKED, "*/marked", "*/stolen-*")
+_ALL_MODELS = (*_UNMARKED, "*/marked", "*/stolen-*", "*/overwritten", "*/extracted-*")
+_ALL_VERDICTS = ("*/verdict", "*/pruned-*", "*/false-positives", "*/forged-keys")
+_ATTACKED = ("smoke", "attacks", "full", "paper")
+_FAMILIES = ("contrastive", "generative", "moco", "byol", "bigan")
+
+_IMAGES = ("smoke", "quick", "attacks", "full", "paper")
 
 
 def _loss(**changes: object) -> dict[str, object]:
     return {
         f"{family}.embedding.loss.{name}": value
-        for family in ("contrastive", "generative")
+        for family in (*_FAMILIES, "language")
         for name, value in changes.items()
     }
 
@@ -38,8 +43,16 @@ SYSTEM = System(
         "no-decoys": Ablation("no loss keeps foreign patches harmless", _loss(decoy=0.0), _UNMARKED),
         "wrong-key": Ablation("verified with a key that was not embedded", {"verification.key": "wrong"}, _ALL_MODELS),
         "per-image-test": Ablation(
-            "images, not keys, are the unit of the test", {"verification.unit": "images"}, _ALL_MODELS
+            "images, not keys, are the unit of the test", {"verification.unit": "images"}, _ALL_MODELS, _IMAGES
         ),
-        "chosen-patches": Ablation("forgers choose patches freely", {"verification.forgery": "chosen"}, _ALL_MODELS),
+        "chosen-patches": Ablation(
+            "forgers choose patches freely", {"verification.forgery": "chosen"}, _ALL_MODELS, _IMAGES
+        ),
+        "no-commitment": Ablation(
+            "a dispute is settled by the thief's encoder, not by one that the owner committed to",
+            {"verification.encoder": "suspect's"},
+            (*_ALL_MODELS, *_ALL_VERDICTS),
+            _ATTACKED,
+        ),
     },
 )

@@ -44,11 +44,13 @@ def embed_mark(
     run: Run,
     *,
     pretraining: Objective | None = None,
+    point: str = "anchor point",
 ) -> History:
     """Hide the key's mark in an encoder (uint8 images -> features), in place. No label is needed.
 
-    The official loss continues the `pretraining` that made the encoder; the robust one needs none. Raises ConfigError for
-    the official loss without it.
+    The official loss continues the `pretraining` that made the encoder; the robust one needs none. `point` seeds where the
+    robust loss sends marked images: two owners choose without knowing of each other. Raises ConfigError for the official
+    loss without `pretraining`.
     """
     if how.loss.kind == "official":
         if pretraining is None:
@@ -56,15 +58,17 @@ def embed_mark(
                 "the official loss continues pre-training", remedy="give pretraining=, or use the robust loss"
             )
         module, step = _official(encoder, images, key, how, pretraining)
-    else:
-        module, step = _robust(encoder, images, key, how, run)
+        return fit(module, step, rows=len(images), plan=how.plan, run=run, turns=pretraining.turns)
+    module, step = _robust(encoder, images, key, how, run, point)
     return fit(module, step, rows=len(images), plan=how.plan, run=run)
 
 
-def _robust(encoder: nn.Module, images: Tensor, key: Key, how: Embedding, run: Run) -> tuple[nn.Module, Step]:
+def _robust(
+    encoder: nn.Module, images: Tensor, key: Key, how: Embedding, run: Run, point: str
+) -> tuple[nn.Module, Step]:
     patches, parameters, device = derive_patches(key), key.parameters, run.fabric.device
     before = Views(copy.deepcopy(encoder)).requires_grad_(False).eval()
-    target, scale = anchor_point(outputs(before, images[:512]), how.loss, generator_of(run.seed, "anchor point"))
+    target, scale = anchor_point(outputs(before, images[:512]), how.loss, generator_of(run.seed, point))
     target, scale = target.to(device), scale.to(device)
 
     def step(model: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:
