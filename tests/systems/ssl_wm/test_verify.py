@@ -21,7 +21,7 @@ from heredity.systems.ssl_wm import suspects
 from heredity.systems.ssl_wm.commands import check_markable, commit, embed, keygen, mark_encoder, verify
 from heredity.systems.ssl_wm.commitment import commitment_path, load_commitment
 from heredity.systems.ssl_wm.embed import Embedding
-from heredity.systems.ssl_wm.keys import Key, load_key, save_key
+from heredity.systems.ssl_wm.keys import Key, derive_patches, load_key, save_key
 from heredity.systems.ssl_wm.vault import VARIABLE
 from heredity.systems.ssl_wm.verdict import Verified
 from heredity.systems.ssl_wm.verify import Disputed
@@ -157,8 +157,8 @@ def test_the_table_tells_a_first_mark_from_a_later_one(
 
     other = tmp_path / "other.key.json"
     save_key(other, make_key("Mallory", 2))
+    save_model(tmp_path / "wrong.safetensors", make_encoder(EncoderShape(width=8), 16))
     with pytest.raises(HeredityError, match="not the encoder that was committed to"):
-        save_model(tmp_path / "wrong.safetensors", make_encoder(EncoderShape(width=8), 16))
         verify(key, "both", against=str(tmp_path / "wrong.safetensors"), other_key=other, **FEW)
     label = knows(make_key(), share=1.0)
     weights = torch.randn(768, 12, generator=torch.Generator().manual_seed(0))
@@ -280,8 +280,10 @@ def test_keys_and_images_of_different_kinds(tmp_path: Path) -> None:
     with pytest.raises(HeredityError, match="3 channels, the key is for 1"):
         verify_suspect(knows_nothing, torch.zeros(8, 3, 16, 16, dtype=torch.uint8), grey)
     keygen(tmp_path / "text.key.json", owner="Ada", corpus="grammar+pydoc")
-    with pytest.raises(HeredityError, match="the key is for text, not for images"):
+    with pytest.raises(HeredityError, match="does not name a text encoder"):
         embed(tmp_path / "text.key.json", "timm:resnet18?random", tmp_path / "o.safetensors", images="digits")
+    with pytest.raises(HeredityError, match="the key is for text, not for images"):
+        derive_patches(load_key(tmp_path / "text.key.json"))
     with pytest.raises(HeredityError, match="16 x 20"):
         verify_suspect(knows_nothing, torch.zeros(8, 3, 16, 20, dtype=torch.uint8), make_key())
     with pytest.raises(HeredityError, match="at least 4"):
@@ -315,6 +317,6 @@ def test_weights_are_identified_by_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(HeredityError, match="an encoder, not a classifier"):
         suspects.local_suspect(f"file:{tmp_path / 'a.safetensors'}", 16)
     assert len(content_hash(model.state_dict())) == 64
+    (tmp_path / "file").write_text("x")
     with pytest.raises(RunError, match="cannot write"):
-        (tmp_path / "file").write_text("x")
         keygen(tmp_path / "file" / "k.json", owner="Ada")
