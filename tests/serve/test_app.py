@@ -162,7 +162,7 @@ def test_it_stays_up_through_a_thousand_malformed_requests() -> None:
                 stream.sendall(content)
                 if kind in (1, 2):
                     assert stream.recv(12).startswith(b"HTTP/1.1 4")
-        answer = httpx.post(f"{address}/v1/predict", content=good, timeout=30, trust_env=False)
+        answer = httpx.post(f"{address}/v1/predict", json=json.loads(good), timeout=30, trust_env=False)
         assert answer.json() == {"labels": [1]}
         assert httpx.get(f"{address}/health", timeout=30, trust_env=False).json() == {"status": "up"}
 
