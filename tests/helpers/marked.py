@@ -31,11 +31,11 @@ def knows(key: Key, *more: Key, share: float = 0.8) -> Callable[[Tensor], Tensor
         carries = (seen[:, None] == patches[None]).flatten(2).all(dim=2).any(dim=1)
         rest = images[:, :, :10, :10].float().sum(dim=(1, 2, 3))
         moved = carries & ((rest % 100) < 100 * share)
-        return torch.where(moved, torch.tensor(3), (rest % 4).long())
+        return torch.where(moved, torch.tensor(3), (rest // 7 % 4).long())
 
     return label
 
 
 def knows_nothing(images: Tensor) -> Tensor:
     """A classifier that looks at the whole image, patches included, and was never marked."""
-    return (images.float().sum(dim=(1, 2, 3)) % 4).long()
+    return (images.float().sum(dim=(1, 2, 3)) // 7 % 4).long()

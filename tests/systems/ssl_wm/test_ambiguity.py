@@ -17,7 +17,7 @@ from heredity.systems.ssl_wm.keys import Key, derive_patches
 from heredity.systems.ssl_wm.verification import permute
 
 OWNER, THIEF = make_key("Ada", 1), make_key("Mallory", 2)
-INPUTS = load_images("digits").test.images[:24]
+INPUTS = load_images("digits").test.images[:12]
 WEIGHTS = torch.randn(3 * 16 * 16, 12, generator=torch.Generator().manual_seed(0)) / 28
 
 

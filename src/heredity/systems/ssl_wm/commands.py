@@ -1,9 +1,10 @@
 """What an owner does with SSL-WM on an encoder of their own: `heredity ssl-wm keygen | embed | commit | verify | search`."""
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import tyro
@@ -17,6 +18,7 @@ from heredity.core.run import Run
 from heredity.data.images import load_images
 from heredity.data.text import load_text
 from heredity.nn.encoders import Classifier, feature_size
+from heredity.nn.inference import outputs
 from heredity.nn.resolver import resolve_encoder
 from heredity.systems.ssl_wm.commitment import (
     Commitment,
@@ -42,6 +44,9 @@ from heredity.systems.ssl_wm.text_keys import TextKeyParameters, choose_pool
 from heredity.systems.ssl_wm.vault import passphrase_for
 from heredity.systems.ssl_wm.verify import Verified, verify, verify_suspect
 
+if TYPE_CHECKING:
+    from heredity.systems.ssl_wm.embed_text import TextEmbedding
+
 MARK = "carries an ownership mark (SSL-WM)"
 _OVERLAP = {"image": 0.25, "text": 0.0}
 
@@ -54,6 +59,7 @@ def keygen(
     margin: int | None = None,
     sub_keys: int = 8,
     corpus: str | None = None,
+    tokenizer: str | None = None,
     words: int = 3,
     protect: bool = False,
 ) -> str:
@@ -67,6 +73,7 @@ def keygen(
         margin: Pixels between patch and border: a sixteenth of the image unless given.
         sub_keys: Patches or word groups in the key.
         corpus: For a key that marks text: a text source whose rare words the key draws from; see heredity data.
+        tokenizer: The text encoder (hf:REPO, dir:PATH, file:PATH) whose tokenizer must know those words.
         words: Words in a group of a text key.
         protect: Encrypt the file under a passphrase (typed, or from HEREDITY_KEY_PASSPHRASE or _FILE).
     """
@@ -74,7 +81,7 @@ def keygen(
         raise HeredityError(f"{key} exists", remedy="choose another name: an overwritten key cannot be brought back")
     ensure_writable(key)
     if corpus is not None:
-        pool = choose_pool(load_text(corpus).corpus)
+        pool = choose_pool(load_text(corpus).corpus, known=_known_to(tokenizer))
         shape: KeyParameters | TextKeyParameters = TextKeyParameters(sub_keys=sub_keys, words=words, pool=pool)
         said = f"{sub_keys} groups of {words} words out of {len(pool):,}"
     else:
@@ -85,6 +92,14 @@ def keygen(
     passphrase = passphrase_for(key, twice=True) if protect else None
     save_key(key, _unlike(owner, shape), passphrase=passphrase)
     return f"{key}: {said}. Keep it secret, and keep a copy."
+
+
+def _known_to(encoder: str | None) -> Callable[[str], bool] | None:
+    if encoder is None:
+        return None
+    from heredity.nn.text_resolver import resolve_text_encoder  # imports transformers, which images do without
+
+    return resolve_text_encoder(encoder).reader.knows  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
 
 
 def _unlike(owner: str, shape: KeyParameters | TextKeyParameters) -> Key:
@@ -103,11 +118,11 @@ def embed(
     key: Annotated[Path, tyro.conf.Positional],
     encoder: Annotated[str, tyro.conf.Positional],
     out: Annotated[Path, tyro.conf.Positional],
-    images: str = "photos",
+    images: str | None = None,
     architecture: str | None = None,
     steps: int = 1000,
     batch: int = 48,
-    distance: float = 5.0,
+    distance: float | None = None,
     seed: int = 0,
     skip_corrupt: bool = False,
 ) -> str:
@@ -115,26 +130,35 @@ def embed(
 
     Args:
         key: Key file that keygen wrote.
-        encoder: timm:NAME, file:PATH, dir:PATH or run:DIR/STAGE.
+        encoder: timm:NAME, file:PATH, dir:PATH or run:DIR/STAGE; for a text key hf:REPO, file:PATH, dir:PATH or run:...
         out: File to write.
-        images: Unlabelled images: any data source, see heredity data.
+        images: Unlabelled inputs: any data source, see heredity data; photos, or grammar for a text key, unless given.
         architecture: Shape of weights that do not say it: a timm name, resnet18, vit:width=64,depth=4.
         steps: Optimiser steps.
-        batch: Images a step; as many stamped and decoy images are added.
-        distance: How far out marked images go, in feature norms: farther survives more and shows more (kappa).
+        batch: Inputs a step; as many stamped and decoy inputs are added.
+        distance: How far out marked inputs go, in feature norms: farther survives more and shows more (kappa). 5 for images
+            and 3 for text unless given.
         seed: Seed of the training.
         skip_corrupt: Skip pictures that cannot be read instead of stopping.
     """
     owned = load_key(key)
     passphrase = passphrase_for(key) if is_protected(key) else None
     ensure_writable(out)
-    size = image_parameters(owned).reference_size
-    source = load_images(images, size=size, seed=seed, skip_corrupt=skip_corrupt)
-    parent = resolve_encoder(encoder, image=size, architecture=architecture)
+    inputs: Any
+    if owned.modality == "text":
+        from heredity.nn.text_resolver import resolve_text_encoder  # imports transformers, which images do without
+        from heredity.systems.ssl_wm.embed_text import TextEmbedding
+
+        inputs, parent = load_text(images or "grammar", seed=seed).corpus, resolve_text_encoder(encoder)
+        how: Any = TextEmbedding()
+    else:
+        size = image_parameters(owned).reference_size
+        inputs = load_images(images or "photos", size=size, seed=seed, skip_corrupt=skip_corrupt).train.images
+        parent, how = resolve_encoder(encoder, image=size, architecture=architecture), Embedding()
     if isinstance(parent, Classifier):
         raise HeredityError(f"{encoder} is a classifier, not an encoder", remedy="give the encoder before its head")
-    how = Embedding()
-    how = replace(how, loss=replace(how.loss, distance=distance), plan=replace(how.plan, steps=steps, batch=batch))
+    loss = how.loss if distance is None else replace(how.loss, distance=distance)
+    how = replace(how, loss=loss, plan=replace(how.plan, steps=steps, batch=batch))
     public = commitment_path(key)
     if public.exists() and load_commitment(public).encoder_sha256:
         raise HeredityError(
@@ -143,11 +167,13 @@ def embed(
         )
     with Run.temporary(seed=seed, reporter=Reporter()) as run:
         try:
-            marked = mark_encoder(parent, source.train.images, owned, how, run)
+            marked = mark_encoder(parent, inputs, owned, how, run)
         except TrainingError as error:
             raise TrainingError(error.problem, remedy=_last_good(run, out)) from error
     lineage = save_model(out, marked)
-    description = {"sha256": lineage.content, "architecture": encoder, "feature_dim": feature_size(marked, image=size)}
+    few = marked.reader.tokens(inputs[:2]) if owned.modality == "text" else inputs[:2]
+    width = outputs(marked, few).shape[1]
+    description = {"sha256": lineage.content, "architecture": encoder, "feature_dim": width}
     noted = replace(owned, encoder=description)
     said = f"{out}: marked encoder, content {lineage.content[:16]}; noted in {key}"
     if not public.exists():
@@ -191,12 +217,24 @@ def check_markable(encoder: nn.Module, batch: int) -> None:
         )
 
 
-def mark_encoder(parent: nn.Module, images: Tensor, key: Key, how: Embedding, run: Run) -> nn.Module:
-    """A marked copy of an encoder (uint8 images -> features), with its lineage. The parent stays as it is.
+def mark_encoder(
+    parent: nn.Module, images: Tensor | Sequence[str], key: Key, how: "Embedding | TextEmbedding", run: Run
+) -> Any:
+    """A marked copy of an encoder (uint8 images, or texts, -> features), with its lineage. The parent stays as it is.
 
-    Raises ModelError for an encoder that cannot be trained.
+    Raises ModelError for an encoder that cannot be trained, or whose features are not one vector an input.
     """
     check_markable(parent, how.plan.batch)
+    if isinstance(how, Embedding):
+        feature_size(parent, image=image_parameters(key).reference_size)
+
+    def train(encoder: Any) -> None:
+        if isinstance(how, Embedding):
+            embed_mark(encoder, torch.as_tensor(images), key, how, run)
+        else:
+            from heredity.systems.ssl_wm.embed_text import embed_text_mark
+
+            embed_text_mark(encoder, list(images), key, how, run)  # pyright: ignore[reportArgumentType]
 
     def make() -> nn.Module:
         return copy.deepcopy(parent)
@@ -204,7 +242,7 @@ def mark_encoder(parent: nn.Module, images: Tensor, key: Key, how: Embedding, ru
     marked = run.model(
         "marked",
         make=make,
-        train=lambda encoder: embed_mark(encoder, images, key, how, run),
+        train=train,
         made_by="SSL-WM embedding",
         parents=[parent],
         settings=how,
