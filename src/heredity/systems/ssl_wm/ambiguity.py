@@ -6,7 +6,7 @@ at hand, so that it is asked for features, with the same exchangeability: under 
 sub-keys" among sub-keys and decoys is equally likely to be the one under which features lie closest together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +132,13 @@ def ambiguity(
     on_suspect = [
         black_box(asked, inputs, key, decoys=decoys, alpha=alpha, picks=picks, nonce=drawn) for key in (owner, other)
     ]
+    return table_of(on_encoder, on_suspect, alpha=alpha, other_name=other_name)
+
+
+def table_of(
+    on_encoder: Sequence[Permutation], on_suspect: Sequence[Verified], *, alpha: float, other_name: str
+) -> Ambiguity:
+    """The table from its four cells: the owner's key first, then the other."""
     p = [found.p for found in on_encoder] + [found.corrected_p for found in on_suspect]
     bound = [value < alpha for value in p]
     return Ambiguity(

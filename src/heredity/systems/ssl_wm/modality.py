@@ -12,7 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from heredity.core.errors import HeredityError, suggestion
-from heredity.systems.ssl_wm.keys import Key, derive_patches, random_patches
+from heredity.systems.ssl_wm import text_trigger
+from heredity.systems.ssl_wm.keys import Key, derive_patches, image_parameters, random_patches
+from heredity.systems.ssl_wm.text_keys import derive_words, random_words
 from heredity.systems.ssl_wm.trigger import stamp_all
 
 
@@ -59,8 +61,8 @@ def _equal_pixels(patches: Tensor) -> float:
 IMAGE = Modality(
     name="image",
     derive=derive_patches,
-    decoys=lambda key, count, generator: random_patches(count, key.parameters, generator),
-    stamp=lambda images, patch, key, seed: stamp_all(images, patch[None], key.parameters)[0],
+    decoys=lambda key, count, generator: random_patches(count, image_parameters(key), generator),
+    stamp=lambda images, patch, key, seed: stamp_all(images, patch[None], image_parameters(key))[0],
     encode=png_of,
     payload=lambda image: {"image": base64.b64encode(png_of(image)).decode("ascii")},
     overlap=_equal_pixels,
@@ -68,7 +70,25 @@ IMAGE = Modality(
     join=lambda parts: torch.cat(list(parts)),
 )
 
-MODALITIES = {"image": IMAGE}
+
+def _shared_words(groups: Sequence[Sequence[str]]) -> float:
+    pairs = [len({*a} & {*b}) / len(a) for place, a in enumerate(groups) for b in groups[:place]]
+    return max(pairs, default=0.0)
+
+
+TEXT = Modality(
+    name="text",
+    derive=derive_words,
+    decoys=lambda key, count, generator: random_words(count, key.parameters, generator),
+    stamp=lambda texts, words, key, seed: text_trigger.stamp(texts, words, seed, within=key.parameters.within),
+    encode=str.encode,
+    payload=lambda text: {"text": text},
+    overlap=_shared_words,
+    choose=lambda texts, places: [texts[place] for place in places],
+    join=lambda parts: [text for part in parts for text in part],
+)
+
+MODALITIES = {"image": IMAGE, "text": TEXT}
 
 
 def modality_of(key: Key) -> Modality:

@@ -18,7 +18,7 @@ from heredity.core.progress import Reporter
 from heredity.systems.ssl_wm.keys import Key
 from heredity.systems.ssl_wm.modality import MODALITIES, Modality, modality_of
 from heredity.systems.ssl_wm.transcript import AGAIN, CLEAN, Query, Terms, Transcript, TranscriptError
-from heredity.systems.ssl_wm.verdict import Verified, conclude, judge
+from heredity.systems.ssl_wm.verdict import Verified, conclude, verdict_at
 from heredity.systems.ssl_wm.verification import Statistic
 
 
@@ -184,7 +184,8 @@ def converse(
             transcript.add(part, hashes, labels)
             reporter.tick(len(asked) - len(left) + begin + len(part))
         reporter.end()
-        if judge(terms, transcript.answers)[1] < terms.alpha:
+        last = number + 1 == len(terms.looks)
+        if not last and verdict_at(terms, transcript.answers, number)[1] < terms.alpha:
             return
 
 

@@ -22,8 +22,11 @@ def resolve_suspect(spec: str, size: int) -> Callable[[Tensor], Any]:
     return _found(spec, size)[0]
 
 
-def local_suspect(spec: str, size: int) -> Suspect:
-    """A suspect on this machine. A file is identified by a hash of its weights, so that its name does not matter."""
+def local_suspect(spec: str, size: int | None) -> Suspect:
+    """A suspect on this machine, for images of a size, or for text where there is none.
+
+    A file is identified by a hash of its weights, so that its name does not matter.
+    """
     ask, name = _found(spec, size)
     return suspect_of(ask, name)
 
@@ -33,12 +36,24 @@ def suspect_of(ask: Callable[[Any], Any], name: str) -> Suspect:
     return Suspect(name, lambda inputs: plain_labels(ask(inputs), len(inputs)))
 
 
-def _found(spec: str, size: int) -> tuple[Callable[[Tensor], Any], str]:
+def load_classifier(spec: str, size: int | None) -> tuple[Classifier, Callable[[Any], Tensor]]:
+    """A classifier of ours, file:PATH or run:DIR/STAGE, and how it labels inputs. Raises HeredityError for an encoder."""
+    if size is None:
+        from heredity.nn.text import labels_of  # imports transformers, which images do without
+        from heredity.nn.text_resolver import resolve_text_encoder
+
+        model, label = resolve_text_encoder(spec), labels_of
+    else:
+        model, label = resolve_encoder(spec, image=size), top1
+    if not isinstance(model, Classifier):
+        raise HeredityError(f"{spec} is an encoder, not a classifier", remedy="give the downstream model")
+    return model, lambda inputs: label(model, inputs)
+
+
+def _found(spec: str, size: int | None) -> tuple[Callable[[Any], Any], str]:
     if spec.startswith(("file:", "run:")):
-        model = resolve_encoder(spec, image=size)
-        if not isinstance(model, Classifier):
-            raise HeredityError(f"{spec} is an encoder, not a classifier", remedy="give the downstream model")
-        return lambda images: top1(model, images), f"sha256:{content_hash(model.state_dict())}"
+        model, label = load_classifier(spec, size)
+        return label, f"sha256:{content_hash(model.state_dict())}"
     module, colon, name = spec.partition(":")
     if not colon or not name.isidentifier():
         raise HeredityError(f"{spec!r} does not name a suspect", remedy="file:PATH, run:DIR/STAGE or module:function")

@@ -12,7 +12,7 @@ import numpy as np
 
 from heredity.systems.ssl_wm.commitment import canonical
 from heredity.systems.ssl_wm.transcript import AGAIN, CLEAN, Query, Terms, TranscriptError
-from heredity.systems.ssl_wm.verification import Answers, Verdict, permutation_test
+from heredity.systems.ssl_wm.verification import ENUMERATE, Answers, Verdict, permutation_test
 
 EXACT_PICKS = 20_000_000
 """Up to so many picks a verification enumerates instead of sampling."""
@@ -72,32 +72,31 @@ def judge(terms: Terms, answers: Mapping[Query, Any]) -> tuple[Verdict, float, i
 
     Raises TranscriptError when not even the first look is complete.
     """
-    found: tuple[Verdict, float, int] | None = None
-    for number, images in enumerate(terms.looks):
-        keys = range(CLEAN, terms.sub_keys + terms.decoys)
-        table = [[answers.get((key, image), _MISSING) for image in range(images)] for key in keys]
-        if any(label is _MISSING for row in table for label in row):
-            break
-        codes = code_labels([label for row in table for label in row]).reshape(len(table), images)
-        random = np.random.default_rng(terms.seed("picks", number))
-        verdict = permutation_test(
-            Answers(codes[0], codes[1:], terms.sub_keys),
-            random=random,
-            picks=terms.picks,
-            statistic=terms.statistic,
-            enumerate_up_to=EXACT_PICKS if terms.statistic != "co_flip" else 2_000_000,
-        )
-        found = verdict, min(1.0, verdict.p * len(terms.looks)), number + 1
-        if found[1] < terms.alpha:
-            break
-    if found is None:
+    keys = range(CLEAN, terms.sub_keys + terms.decoys)
+    complete = [look for look in terms.looks if all((key, image) in answers for key in keys for image in range(look))]
+    if not complete:
         raise TranscriptError(
             f"{len(answers)} of {terms.queries} answers are there, too few for a verdict", remedy="go on with --resume"
         )
-    return found
+    for number in range(len(complete)):
+        verdict, corrected = verdict_at(terms, answers, number)
+        if corrected < terms.alpha or number + 1 == len(complete):
+            return verdict, corrected, number + 1
+    raise AssertionError("the last complete look decides")
 
 
-_MISSING = object()
+def verdict_at(terms: Terms, answers: Mapping[Query, Any], number: int) -> tuple[Verdict, float]:
+    """The verdict at one look, whose answers must be complete, and its p corrected for the planned looks."""
+    images, keys = terms.looks[number], range(CLEAN, terms.sub_keys + terms.decoys)
+    codes = code_labels([answers[key, image] for key in keys for image in range(images)]).reshape(len(keys), images)
+    verdict = permutation_test(
+        Answers(codes[0], codes[1:], terms.sub_keys),
+        random=np.random.default_rng(terms.seed("picks", number)),
+        picks=terms.picks,
+        statistic=terms.statistic,
+        enumerate_up_to=EXACT_PICKS if terms.statistic != "co_flip" else ENUMERATE,
+    )
+    return verdict, min(1.0, verdict.p * len(terms.looks))
 
 
 def code_labels(labels: Sequence[Any]) -> np.ndarray:
@@ -201,6 +200,7 @@ code{overflow-wrap:anywhere}</style>
 <tr><td>Commitment<td><code>{{ v.commitment or "none" }}</code>
 <tr><td>Nonce<td><code>{{ v.nonce }}</code>
 </table>
+{% if table %}<h2>Whose mark came first</h2><pre>{{ table }}</pre>{% endif %}
 {% if v.notes %}<h2>Notes</h2><ul>{% for note in v.notes %}<li>{{ note }}{% endfor %}</ul>{% endif %}
 <h2>It does not show</h2><ul>{% for what in v.does_not_show %}<li>{{ what }}{% endfor %}</ul>
 </html>
@@ -208,6 +208,6 @@ code{overflow-wrap:anywhere}</style>
 )
 
 
-def page_of(verified: Verified) -> str:
-    """The verdict as one HTML page without scripts; everything from outside is escaped."""
-    return _PAGE.render(v=verified, bound=verified.corrected_p < verified.alpha)
+def page_of(verified: Verified, table: str = "") -> str:
+    """The verdict as one HTML page without scripts, with a table in plain text; everything from outside is escaped."""
+    return _PAGE.render(v=verified, bound=verified.corrected_p < verified.alpha, table=table)
