@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from heredity.core.errors import ConfigError
 from heredity.core.loop import Plan
 from heredity.core.run import Run
 from heredity.data.images import load_images
@@ -12,8 +13,8 @@ from heredity.defences.decree import Decree
 from heredity.defences.neural_cleanse import NeuralCleanse
 from heredity.defences.reverse import Search
 from heredity.defences.strip import Strip
-from heredity.systems.ssl_wm.detection import Detection, detected, detection
-from heredity.systems.ssl_wm.keys import KeyParameters
+from heredity.systems.ssl_wm.detection import Detection, Suspect, detected, detection, examine
+from heredity.systems.ssl_wm.keys import KeyParameters, generate_key
 from heredity.transfer.task import Task
 
 DIGITS = load_images("digits")
@@ -59,6 +60,13 @@ def test_the_recipe_runs_and_goes_on_where_it_stopped(tmp_path: Any) -> None:
         f"detection/{name}/auc"
         for name in ("decree", "neural_cleanse", "smallest_patch", "strip", "mahalanobis", "nearest")
     } <= set(outcome.metrics)
+
+
+def test_filters_need_images_that_they_were_not_fitted_on() -> None:
+    few = (DIGITS.test.images[:120], DIGITS.test.labels[:120])
+    suspect = Suspect("a", False, torch.nn.Identity(), torch.nn.Identity(), generate_key("me", KEY))
+    with Run.temporary() as run, pytest.raises(ConfigError, match="lower fitted"):
+        examine(suspect, Task("digits", 10, few, few, few), TINY, run)
 
 
 def rows_of(marked: float, stamped: float) -> list[dict[str, Any]]:

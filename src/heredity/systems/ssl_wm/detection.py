@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from heredity.core.errors import ConfigError
 from heredity.core.loop import Plan
 from heredity.core.outcome import Metric, Outcome, Table, bootstrap_interval
 from heredity.core.randomness import generator_of, seed_of
@@ -140,8 +141,14 @@ def examine(suspect: Suspect, task: Task, how: Detection, run: Run) -> dict[str,
     """Every detector's scores of one suspect, as a stage of plain data.
 
     Filters judge images that they were not fitted on, clean and under the owner's patches (each image under one of them).
+    The task needs three classes at least. Raises ConfigError when no image is left to judge.
     """
     images, labels = task.test
+    if len(images) <= how.fitted:
+        raise ConfigError(
+            f"{len(images)} held-out images, of which filters are fitted on {how.fitted}",
+            remedy="lower fitted, or hold more back",
+        )
     seen, left = images[: how.fitted], images[how.fitted :]
     patches = derive_patches(suspect.key)
     stamped = stamp_each(left, patches[torch.arange(len(left)) % len(patches)], suspect.key.parameters)
