@@ -91,8 +91,8 @@ _OF_IMAGES = (
     ),
     Claim(
         id="ambiguity-resolved",
-        text="Where a thief embedded a mark of his own and both keys pass on his model, the committed encoder tells in every "
-        "case whose mark came first.",
+        text="Where a thief embedded a mark of his own over the owner's, both keys pass on his model (at 0.01), and the "
+        "committed encoder tells in every case whose mark came first.",
         metric="ambiguity/resolved",
         comparison="at least",
         threshold=1.0,

@@ -75,7 +75,8 @@ KINDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Verification:
-    """The black-box test. `images` base images, `decoys` foreign patches, `picks` sampled permutations, level `alpha`.
+    """The black-box test. `images` base images, `decoys` foreign patches, `picks` sampled permutations, level `alpha`;
+    a dispute over two keys names its suspect and is judged at `dispute_alpha`.
 
     Four switches exist to take ideas out: `unit` "images" tests images instead of keys, `key` "wrong" verifies with a key
     that was never embedded, `forgery` "chosen" lets a forger pick patches by querying the model instead of deriving them,
@@ -90,6 +91,7 @@ class Verification:
     key: Literal["owner", "wrong"] = "owner"
     forgery: Literal["derived", "chosen"] = "derived"
     encoder: Literal["committed", "suspect's"] = "committed"
+    dispute_alpha: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -237,10 +239,13 @@ QUICK = SSLWM(
     thief=_thief(30),
 )
 
+_JPEG = (20, 95)
+
 ATTACKS = replace(
     QUICK,
     tasks=("classes", "parity"),
     families=("contrastive",),
+    contrastive=replace(QUICK.contrastive, embedding=replace(QUICK.contrastive.embedding, jpeg=_JPEG)),
     further=("moco", "byol", "bigan"),
     moco=MomentumContrastive(
         pretraining=MoCo(
@@ -267,7 +272,14 @@ ATTACKS = replace(
     ),
 )
 
-FULL = replace(ATTACKS, modalities=("image", "text"), families=QUICK.families, tasks=QUICK.tasks, detectors=True)
+FULL = replace(
+    ATTACKS,
+    modalities=("image", "text"),
+    families=QUICK.families,
+    generative=replace(QUICK.generative, embedding=replace(QUICK.generative.embedding, jpeg=_JPEG)),
+    tasks=QUICK.tasks,
+    detectors=True,
+)
 
 DETECTORS = replace(QUICK, modalities=(), detectors=True)
 
