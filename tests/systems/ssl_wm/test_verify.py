@@ -12,7 +12,7 @@ from helpers.marked import SHAPE, knows, knows_nothing, make_key
 from helpers.serving import serving
 from torch import nn
 
-from heredity.cli import main
+from heredity.cli import dispatch, main
 from heredity.core.errors import HeredityError, ModelError, RunError
 from heredity.core.lineage import Lineage, content_hash, record, save_model
 from heredity.core.run import Run
@@ -139,6 +139,14 @@ def test_cost_is_told_and_the_budget_kept(key: Path) -> None:
         verify(key, "marked", max_queries=300, **FEW)
     with pytest.raises(HeredityError, match="raise --max-queries"):
         verify(key, "marked", max_queries=10, **FEW)
+
+
+def test_cost_and_progress_are_told_while_asking(key: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["ssl-wm", "verify", str(key), "marked", "--images", "digits", "--number", "16", "--decoys", "12"]
+    assert dispatch(words) == 0
+    said = capsys.readouterr()
+    assert "352 queries in 1 requests" in said.err
+    assert said.out.startswith("behaviour bound to the committed key")
 
 
 def test_an_endpoint_is_verified_and_recorded_without_being_told_to(key: Path, tmp_path: Path, corpus: str) -> None:
@@ -291,7 +299,7 @@ def test_keys_and_images_of_different_kinds(tmp_path: Path, corpus: str) -> None
         verify_suspect(knows_nothing, torch.zeros(8, 3, 16, 16, dtype=torch.uint8), grey)
     keygen(tmp_path / "text.key.json", owner="Ada", corpus=corpus)
     with pytest.raises(HeredityError, match="does not name a text encoder"):
-        embed(tmp_path / "text.key.json", "timm:resnet18?random", tmp_path / "o.safetensors", images="digits")
+        embed(tmp_path / "text.key.json", "timm:resnet18?random", tmp_path / "o.safetensors")
     with pytest.raises(HeredityError, match="the key is for text, not for images"):
         derive_patches(load_key(tmp_path / "text.key.json"))
     with pytest.raises(HeredityError, match="16 x 20"):
