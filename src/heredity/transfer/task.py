@@ -8,7 +8,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Task:
-    """Labelled uint8 images, or sentences as rows of token numbers. The thief trains on `train`, stops by `validation`; `test` is only ever measured on."""
+    """Labelled uint8 images, or sentences as rows of token numbers.
+
+    The thief trains on `train`, stops by `validation`; `test` is only ever measured on.
+    """
 
     name: str
     classes: int
