@@ -22,7 +22,7 @@ def test_hidden_tokens_are_ordinary_ones_in_the_published_shares() -> None:
     masked = (shown[hidden] == READER.mask).float().mean()
     kept = (shown[hidden] == tokens[hidden]).float().mean()
     assert abs(masked - 0.8) < 0.03
-    assert 0.08 < kept < 0.14
+    assert 0.09 < kept < 0.14
 
 
 def test_scores_at_hidden_places_are_those_of_the_whole_sentence() -> None:
@@ -42,7 +42,7 @@ def test_the_loss_falls_below_that_of_guessing() -> None:
             "bert",
             make=lambda: make_text_encoder(SHAPE, READER),
             train=lambda encoder: mlm(
-                encoder, READER.tokens(CORPUS), MLM(plan=Plan(steps=60, batch=32, learning_rate=1e-2)), run
+                encoder, READER.tokens(CORPUS), MLM(plan=Plan(steps=40, batch=24, learning_rate=1e-2)), run
             ),
             made_by="MLM",
         )

@@ -35,9 +35,12 @@ CPU = Machine(accelerator="cpu")
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("language") / "run"
-    run_once(Order(SYSTEM, "language", override(PRESETS["language"], SMALL), machine=CPU), place)
-    return place
+    folder = tmp_path_factory.mktemp("language")
+    make_source("grammar", folder / "text", rows=120)
+    tasks = tuple(f"csv:{folder / 'text' / name}.csv" for name in ("topic", "sentiment"))
+    few = {"language.corpus": "pydoc", "language.tasks": tasks, "language.encoder.length": 20}
+    run_once(Order(SYSTEM, "language", override(PRESETS["language"], SMALL | few), machine=CPU), folder / "run")
+    return folder / "run"
 
 
 def test_a_run_measures_what_the_claim_asks_for(finished: Path) -> None:
@@ -70,7 +73,8 @@ def test_without_the_mark_the_clean_stages_are_kept(finished: Path, tmp_path: Pa
 
 
 def test_tasks_come_from_the_corpus_or_from_other_sources(tmp_path: Path) -> None:
-    source = load_text("grammar")
+    make_source("grammar", tmp_path / "own", rows=40)
+    source = load_text(f"csv:{tmp_path / 'own' / 'topic.csv'}")
     encoder = make_text_encoder(LANGUAGE.encoder, train_reader(source.corpus, LANGUAGE.encoder))
     make_source("sst-2", tmp_path / "sst", rows=40)
     found = text_tasks(override(LANGUAGE, {"tasks": ("topic", f"sst-2:{tmp_path / 'sst'}")}), source, encoder, 0)

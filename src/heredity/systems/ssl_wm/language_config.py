@@ -36,7 +36,7 @@ class TextThief:
 class TextVerification:
     """`sentences` base sentences, `decoys` foreign groups; `keys` random keys a clean child, on `few` sentences each."""
 
-    sentences: int = 256
+    sentences: int = 128
     decoys: int = 24
     keys: int = 10
     few: int = 48
