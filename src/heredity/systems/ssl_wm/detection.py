@@ -7,7 +7,7 @@ ten seeds to say anything; here one run gives an AUROC with its interval.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -62,8 +62,8 @@ class Detection:
         strong=_MARK_VIEWS,
         plan=Plan(steps=300, batch=48, optimiser="adam", learning_rate=2e-3, clip=5.0, mode="eval"),
     )
-    decree: Decree = Decree()
-    neural_cleanse: NeuralCleanse = NeuralCleanse(Search(batch=16))
+    decree: Decree = Decree(replace(Decree().search, steps=150))
+    neural_cleanse: NeuralCleanse = NeuralCleanse(Search(steps=150, batch=16))
     strip: Strip = Strip()
     mahalanobis: Outlier = Outlier()
     nearest: Outlier = Outlier(distance="nearest")
