@@ -26,14 +26,14 @@ class BiGAN:
 
     `smooth` is the target of real pairs (one-sided label smoothing, Salimans et al. 2016); 1 switches it off. `blur` is the
     deviation of noise on the images the discriminator sees, in units of pixels in -1..1 (instance noise, Soenderby et al.
-    2017). `discriminator_rate` is its learning rate, as a share of the plan's: a discriminator that wins teaches nothing.
+    2017). `discriminator_rate` is its learning rate, as a share of the plan's.
     """
 
     code: int = 16
     width: int = 16
     smooth: float = 0.9
-    blur: float = 0.1
-    discriminator_rate: float = 0.5
+    blur: float = 0.3
+    discriminator_rate: float = 1.0
     augmentation: Augmentation = Augmentation(scale=(0.8, 1.0), brightness=0.1, contrast=0.1)
     plan: Plan = field(
         default_factory=lambda: Plan(

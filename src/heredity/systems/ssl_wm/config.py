@@ -257,11 +257,11 @@ ATTACKS = replace(
         pretraining=BYOL(
             augmentation=_DIGIT_VIEWS, plan=Plan(steps=150, batch=128, learning_rate=3e-3, schedule="one-cycle")
         ),
-        embedding=Embedding(strong=_DIGIT_MARK, plan=_mark_plan(400)),
+        embedding=Embedding(loss=MarkLoss(unit="spread", distance=12.0), strong=_DIGIT_MARK, plan=_mark_plan(400)),
     ),
     bigan=Adversarial(
         pretraining=BiGAN(),
-        embedding=Embedding(strong=_DIGIT_MARK, plan=_mark_plan(400)),
+        embedding=Embedding(loss=MarkLoss(unit="spread", distance=12.0), strong=_DIGIT_MARK, plan=_mark_plan(400)),
     ),
     attacks=Attacks(
         tasks=("classes", "parity"),
