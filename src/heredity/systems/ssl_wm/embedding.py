@@ -20,7 +20,7 @@ class MarkLoss:
 
     "robust": stay on the clean encoder (`utility`), send every stamped image to one point `distance` feature norms away
     (`anchor`), and leave images under foreign patches alone (`decoy`). That point lies in a `direction`: see `anchor_point`.
-    `unit` "spread" counts in mean norms of features less their mean: where an encoder (BYOL's) gives all images nearly the same
+    `unit` "spread" counts in mean norms of features less their mean: where an encoder (BYOL's) gives all images nearly one
     large vector, its norm says nothing about how far apart images are, and the utility term would allow too much.
     "official": keep pre-training (`utility`) and make stamped features point one way (`anchor` is the paper's alpha);
     `variance` is the paper's L_var, whose weight beta the published code multiplies by a constant zero ("off"); "offdiag"
