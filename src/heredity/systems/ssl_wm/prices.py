@@ -11,11 +11,11 @@ from heredity.systems.ssl_wm.config import SSLWM
 Row = Mapping[str, Any]
 
 ATTACKS = {
-    "last": "last block fine-tuned (1e-3)",
-    "full": "fully fine-tuned (3e-4)",
-    "hard": "fully fine-tuned at a high rate (1e-3)",
-    "probe-pruned": "pruned until the agreed points were lost",
-    "full-pruned": "fine-tuned, then pruned likewise",
+    "last": "last block fine-tuned",
+    "full": "fully fine-tuned",
+    "hard": "fully fine-tuned, high rate",
+    "probe-pruned": "pruned to the agreed loss",
+    "full-pruned": "fine-tuned, then pruned",
     "probe-int8": "int8, probe",
     "full-int8": "int8, fully fine-tuned",
     "extracted-labels": "extracted by labels",
