@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Heavy imports happen inside the command that needs them."""
 
 import contextlib
+import functools
 import io
 import json
 import re
@@ -25,6 +26,7 @@ usage: heredity COMMAND ... [--debug]
   challenge SYSTEM           take each idea out in turn: which claims break?
   report DIR                 rebuild a run's report.html and open it
   pedigree FILE              the family tree inside a model file
+  serve MODEL                answer labels over HTTP, as somebody who sells the model would
   data [SOURCE]              list data sources, check one, or write one: data make SOURCE DIR
   SYSTEM VERB ...            what a system does with your own model and data: heredity ssl-wm --help
 
@@ -78,6 +80,7 @@ def dispatch(words: Sequence[str]) -> int:
         "challenge": _challenge,
         "report": _report,
         "pedigree": _pedigree,
+        "serve": _serve,
         "data": _data,
     }
     if command in commands:
@@ -380,6 +383,41 @@ def _tree(lineage: Any, indent: str = "") -> list[str]:
 
 
 @dataclass(frozen=True)
+class ServeOptions:
+    """Serve a classifier over HTTP until Ctrl-C: POST /v1/predict, GET /v1/info, GET /health."""
+
+    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
+    """A classifier file that heredity wrote (PATH), or run:DIR/STAGE."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 is every one of this machine's."""
+    port: int = 8000
+    """Port to listen on; 0 takes a free one."""
+    size: int | None = None
+    """Side of the model's images, where the file does not say it."""
+    name: str | None = None
+    """What the service calls itself; the file's name unless given."""
+    faults: float = 0.0
+    """For rehearsals: the share of requests that fail as unreliable services do."""
+
+
+def _serve(words: list[str]) -> int:
+    options = parse(ServeOptions, words, "heredity serve")
+    if not 0 <= options.faults < 1:
+        raise ConfigError(f"--faults {options.faults:g} is no share", remedy="from 0 to below 1")
+    try:
+        from heredity.serve.server import listen, load_service, serve
+
+        service = load_service(options.model, size=options.size, name=options.name)
+        listening = listen(options.host, options.port)
+        address, port = listening.getsockname()[:2]
+        print(f"serving {service.name} ({service.modality}) on http://{address}:{port}", flush=True)
+        serve(service, listening, faults=options.faults)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"serving needs {error.name}", remedy="pip install 'heredity[serve]'") from None
+    return 0
+
+
+@dataclass(frozen=True)
 class DataMakeOptions:
     """Write a generated or embedded data set in a published layout."""
 
@@ -414,6 +452,16 @@ def _data_options(source: Annotated[str | None, tyro.conf.arg(metavar="[SOURCE]"
     return source
 
 
+def _deferred(verb: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
+    """The verb with its arguments, to be called after parsing: what it says on standard error is no complaint of tyro's."""
+
+    @functools.wraps(verb)
+    def parsed(*arguments: Any, **options: Any) -> Callable[[], Any]:
+        return lambda: verb(*arguments, **options)
+
+    return parsed
+
+
 def _verb(name: str, words: list[str]) -> int:
     system = find_system(name)
     verbs: dict[str, Callable[..., Any]] = dict(system.load("commands"))
@@ -425,7 +473,7 @@ def _verb(name: str, words: list[str]) -> int:
         return 0
     if words[0] not in verbs:
         raise ConfigError(f"{name} has no verb {words[0]!r}", remedy=suggestion(words[0], verbs))
-    result = parse(verbs[words[0]], words[1:], f"heredity {name} {words[0]}")
+    result = parse(_deferred(verbs[words[0]]), words[1:], f"heredity {name} {words[0]}")()
     if result is not None:
         print(result)
     return 0

@@ -69,7 +69,7 @@ def run_once(
         "config": to_plain(order.config),
         "versions": versions(),
         "metrics": {name: metric.to_plain() for name, metric in outcome.metrics.items()},
-        "claims": [judge(claim, [outcome.metrics]).to_plain() for claim in claims_of(order.system)],
+        "claims": [judge(claim, [outcome.metrics]).to_plain() for claim in claims_of(order.system, order.preset)],
         "tables": [to_plain(table) for table in outcome.tables],
         "stages": run.stages,
     }
@@ -90,19 +90,19 @@ def run_seeds(
             reporter.say(f"seed {seed}")
         begun = resume and (place / "config.yaml").exists()
         runs.append(run_once(replace(order, seed=seed), place, resume=begun, reporter=reporter))
-    results = _header(order) | combine(order.system, runs)
+    results = _header(order) | combine(order.system, runs, order.preset)
     write_json(directory / "results.json", results)
     return results
 
 
-def combine(system: System, runs: list[dict[str, Any]]) -> dict[str, Any]:
+def combine(system: System, runs: list[dict[str, Any]], preset: str | None = None) -> dict[str, Any]:
     """The part of results.json that several seeds have in common: runs, summary and claims judged over the seeds."""
     metrics = [metrics_of(run) for run in runs]
     return {
         "seeds": [run["seed"] for run in runs],
         "runs": runs,
         "summary": summarise(metrics),
-        "claims": [judge(claim, metrics).to_plain() for claim in claims_of(system)],
+        "claims": [judge(claim, metrics).to_plain() for claim in claims_of(system, preset)],
     }
 
 
@@ -118,9 +118,11 @@ def challenge(
     speaker.say("with every idea")
     whole = run_seeds(order, seeds, directory / "whole", resume=resume, reporter=reporter)
     held: dict[str, dict[str, bool]] = {"": {claim["id"]: claim["holds"] for claim in whole["claims"]}}
-    for name in order.system.ablations:
+    for name, ablation in order.system.ablations.items():
+        if ablation.presets and order.preset not in ablation.presets:
+            continue
         speaker.say(f"without: {name}")
-        config = override(order.config, order.system.ablations[name].changes)
+        config = override(order.config, ablation.changes)
         without = replace(order, config=config, ablation=name)
         for seed in range(order.seed, order.seed + seeds):
             target = directory / name / f"seed-{seed}"
@@ -128,7 +130,7 @@ def challenge(
                 keep_stages(directory / "whole" / f"seed-{seed}", replace(without, seed=seed), target)
         found = run_seeds(without, seeds, directory / name, resume=True, reporter=reporter)
         held[name] = {claim["id"]: claim["holds"] for claim in found["claims"]}
-    verdicts = [_verdict(claim, held) for claim in claims_of(order.system)]
+    verdicts = [_verdict(claim, held) for claim in claims_of(order.system, order.preset)]
     results = _header(order) | {"seeds": whole["seeds"], "verdicts": verdicts}
     write_json(directory / "challenge.json", results)
     return results
@@ -167,8 +169,8 @@ def keep_stages(source: Path, order: Order, target: Path) -> None:
     Run.begin(target, order.identity())
 
 
-def claims_of(system: System) -> tuple[Claim, ...]:
-    """A system's claims. Raises ConfigError when one depends on an ablation that the system does not declare."""
+def claims_of(system: System, preset: str | None = None) -> tuple[Claim, ...]:
+    """A system's claims, or those that a preset measures. Raises ConfigError when one depends on an undeclared ablation."""
     claims = system.load("claims")
     for claim in claims:
         if claim.depends_on not in system.ablations:
@@ -176,7 +178,7 @@ def claims_of(system: System) -> tuple[Claim, ...]:
                 f"claim {claim.id!r} of {system.name} depends on ablation {claim.depends_on!r}, which is not declared"
             )
             raise ConfigError(problem, remedy="declare it in System(ablations=...)")
-    return claims
+    return tuple(claim for claim in claims if preset is None or not claim.presets or preset in claim.presets)
 
 
 def metrics_of(results: Mapping[str, Any]) -> dict[str, Metric]:

@@ -9,10 +9,11 @@ from typing import Any
 from heredity.core.errors import RunError
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     """Write a file so that a reader sees the old content or the new, never a part: temporary file, fsync, rename.
 
-    Raises RunError, naming the file, when it cannot be written (no permission, disk full).
+    The file never has wider permissions than `mode`, not even while it is written. Raises RunError, naming the file, when it
+    cannot be written (no permission, disk full).
     """
     temporary = None
     try:
@@ -22,7 +23,7 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, mode)
         os.replace(temporary, path)
     except OSError as error:
         if temporary:
@@ -33,9 +34,9 @@ def write_bytes(path: Path, content: bytes) -> None:
         ) from error
 
 
-def write_text(path: Path, content: str) -> None:
+def write_text(path: Path, content: str, *, mode: int = 0o644) -> None:
     """`write_bytes` for UTF-8 text."""
-    write_bytes(path, content.encode())
+    write_bytes(path, content.encode(), mode=mode)
 
 
 def write_json(path: Path, content: Any) -> None:

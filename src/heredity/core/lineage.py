@@ -83,9 +83,12 @@ def lineage_of(model: nn.Module) -> Lineage:
     return known if isinstance(known, Lineage) else Lineage(name=type(model).__name__, made_by="unknown")
 
 
-def record(model: nn.Module, lineage: Lineage) -> nn.Module:
-    """Attach a lineage, with the content hash of the weights as they are now, to a model; returns the same model."""
-    known = Lineage(**{**vars(lineage), "content": content_hash(model.state_dict())})
+def record(model: nn.Module, lineage: Lineage, *, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """Attach a lineage, with the content hash of the weights as they are now, to a model; returns the same model.
+
+    `weights` stand in for a state dict that does not hold plain tensors, such as that of int8 layers.
+    """
+    known = Lineage(**{**vars(lineage), "content": content_hash(model.state_dict() if weights is None else weights)})
     setattr(model, _ATTRIBUTE, known)
     return model
 

@@ -56,6 +56,7 @@ class Claim:
     `judged_on` "every seed" asks it of each one, "mean" of the mean, "interval" of the whole 95 % bootstrap interval of
     the mean. `depends_on` names the ablation that removes the idea behind the claim: with it, the claim must break.
     A `reported` claim is an open question: judged and shown like the others, but a "no" is an answer and fails no run.
+    `presets` names those that measure it, where not all do: others leave it out instead of failing it.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Claim:
     depends_on: str
     judged_on: Literal["every seed", "mean", "interval"] = "every seed"
     reported: bool = False
+    presets: tuple[str, ...] = ()
 
     def holds_for(self, value: float) -> bool:
         """Whether one number satisfies the claim; a number that is missing or not a number never does."""
@@ -163,12 +165,18 @@ def summarise(runs: Sequence[Mapping[str, Metric]]) -> dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Bars:
-    """Horizontal bars with optional intervals, grouped: `values[series][label]`."""
+    """Horizontal bars, grouped: `values[series][label]`; `intervals` likewise, low and high end of each bar's interval.
+
+    With a single series, bars of the labels in `warned` are drawn in the warning colour, which `warning` explains.
+    """
 
     labels: tuple[str, ...]
     series: Mapping[str, tuple[float, ...]]
     unit: str
     reference: float | None = None
+    intervals: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    warned: tuple[str, ...] = ()
+    warning: str = ""
     kind: str = field(default="bars", init=False)
 
 

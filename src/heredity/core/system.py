@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 class Ablation:
     """One idea taken out: dotted config overrides, and the stages (glob patterns) that they leave as they are.
 
-    `heredity challenge` copies the kept stages from the run with the idea instead of computing them again.
+    `heredity challenge` copies the kept stages from the run with the idea instead of computing them again. `presets` names
+    those that it says something about, where not all do.
     """
 
     text: str
     changes: Mapping[str, Any]
     keeps: tuple[str, ...] = ()
+    presets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from heredity.core.errors import DataError, suggestion
 KINDS = {
     "images": "heredity.data.images",
     "graphs": "heredity.data.graphs",
+    "text": "heredity.data.text",
 }
 
 

@@ -58,12 +58,12 @@ def resolve_encoder(
     if kind == "dir" and place:
         return _from_folder(Path(place).expanduser(), image)
     if kind == "run" and place:
-        path = _stage_of(Path(place).expanduser()) / "model.safetensors"
+        path = stage_of(Path(place).expanduser()) / "model.safetensors"
         return load_file(path, image=image, architecture=architecture)
     raise ModelError(f"{spec!r} does not name a model", remedy=suggestion(kind + ":", SPECIFICATIONS))
 
 
-def _stage_of(place: Path) -> Path:
+def stage_of(place: Path) -> Path:
     """DIR/STAGE, where the stage's own slashes are part of its name."""
     for parent in place.parents:
         if (parent / "stages").is_dir():
@@ -119,6 +119,10 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
         if not sizes_fit or not isinstance(inner, dict) or inner.get("kind") == "classifier":
             raise ModelError("the architecture record is damaged", remedy="the file was not written by heredity")
         return Classifier(build(inner), features=features, classes=classes)  # pyright: ignore[reportArgumentType]
+    if kind == "text":
+        from heredity.nn.text import build_text  # imports transformers, which images do without
+
+        return build_text(architecture)
     if type(image) is not int or not 4 <= image <= 4096:
         raise ModelError("the architecture record has no image size", remedy="name the architecture yourself")
     if kind == "timm" and isinstance(architecture.get("name"), str) and timm.is_model(architecture["name"]):

@@ -1,6 +1,6 @@
 """Each kind of figure as a drawing for the page: an SVG (or a grid of PNGs), with the keys of its legend."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,8 +74,20 @@ def draw_bars(data: Mapping[str, Any], prefix: str, alt: str) -> Drawing:
     if len(series) > _MANY_SERIES:
         figure, keys = _bar_panels(labels, series, unit, reference)
     else:
-        figure, keys = _bar_groups(labels, series, unit, reference)
+        warned = set(_texts(data.get("warned", []), "warned"))
+        figure, keys = _bar_groups(labels, series, unit, reference, _intervals(data, labels), warned)
+        if warned and len(series) == 1:
+            keys = (Key(_text(data.get("warning", ""), "warning"), "warm", "bar"), *keys)
     return Drawing(Markup(to_svg(figure, prefix=prefix, label=alt)), keys)
+
+
+def _intervals(data: Mapping[str, Any], labels: list[str]) -> dict[str, np.ndarray]:
+    """Ends of every bar's interval, series by series: an array of two rows."""
+    found = _mapping(data.get("intervals", {}), "intervals")
+    ends = {name: [_numbers(pair, name, 2) for pair in pairs] for name, pairs in found.items()}
+    if any(len(pairs) != len(labels) for pairs in ends.values()):
+        raise DataError(f"intervals must have {len(labels)} entries", remedy="repeat the run with --resume")
+    return {name: np.array(pairs).reshape(-1, 2).T for name, pairs in ends.items()}
 
 
 def draw_curves(data: Mapping[str, Any], prefix: str, alt: str) -> Drawing:
@@ -223,19 +235,27 @@ _KINDS: dict[str, Callable[[Mapping[str, Any], str, str], Drawing]] = {
 
 
 def _bar_groups(
-    labels: list[str], series: Mapping[str, np.ndarray], unit: str, reference: float | None
+    labels: list[str],
+    series: Mapping[str, np.ndarray],
+    unit: str,
+    reference: float | None,
+    intervals: Mapping[str, np.ndarray],
+    warned: Collection[str],
 ) -> tuple[Figure, tuple[Key, ...]]:
     count = max(len(series), 1)
     figure, axes = _axes(_WIDTH, 60 + len(labels) * (20 * count + 18), grid="x")
     thickness = 0.8 / count
-    for index, values in enumerate(series.values()):
+    for index, (name, values) in enumerate(series.items()):
         places = np.arange(len(labels)) - 0.4 + thickness * (index + 0.5)
-        colour = ACCENT if count == 1 else SERIES[index]
-        _bars(axes, places, values, 0.88 * thickness, [colour] * len(labels))
+        single = [WARM if label in warned else ACCENT for label in labels]
+        colours = single if count == 1 else [SERIES[index]] * len(labels)
+        _bars(axes, places, values, 0.88 * thickness, colours, intervals.get(name))
+        if name in intervals:
+            axes.hlines(places, *intervals[name], color=INK, linewidth=1.25)
     axes.set_yticks(np.arange(len(labels)), [shorten(name, _LABEL) for name in labels])
     axes.set_ylim(max(len(labels), 1) - 0.5, -0.5)
     keys = [Key(name, f"series-{index + 1}", "bar") for index, name in enumerate(series)] if count > 1 else []
-    keys += _finish_bars([axes], series, reference)
+    keys += _finish_bars([axes], series | {f"{name} ends": ends.ravel() for name, ends in intervals.items()}, reference)
     axes.set_xlabel(shorten(unit, _LABEL))
     return figure, tuple(keys)
 
@@ -272,14 +292,23 @@ def _bar_panels(
     return figure, tuple(keys)
 
 
-def _bars(axes: Axes, places: np.ndarray, values: np.ndarray, thickness: float, colours: Sequence[str]) -> None:
+def _bars(
+    axes: Axes,
+    places: np.ndarray,
+    values: np.ndarray,
+    thickness: float,
+    colours: Sequence[str],
+    ends: np.ndarray | None = None,
+) -> None:
     axes.barh(places, np.nan_to_num(values), height=thickness, color=colours, linewidth=0)
-    for place, value in zip(places, values, strict=True):
+    for index, (place, value) in enumerate(zip(places, values, strict=True)):
         shown = float(value) if np.isfinite(value) else None
         away = -5 if shown is not None and shown < 0 else 5
+        # A number stands beyond the bar's interval, so that it hides neither end.
+        tip = shown or 0.0 if ends is None else float(np.nan_to_num(ends[0 if away < 0 else 1, index]))
         axes.annotate(
             number(shown),
-            (shown or 0.0, place),
+            (tip, place),
             xytext=(away, 0),
             textcoords="offset points",
             ha="right" if away < 0 else "left",

@@ -11,7 +11,7 @@ from heredity.core.loop import Plan, fit
 from heredity.core.randomness import Draws
 from heredity.core.run import Run
 from heredity.data.augment import Augmentation, augment
-from heredity.nn.encoders import Classifier, Normalised, feature_size
+from heredity.nn.encoders import Classifier, Normalised
 from heredity.nn.inference import accuracy
 from heredity.transfer.probe import fit_head, outputs
 from heredity.transfer.task import Task
@@ -32,7 +32,7 @@ class FineTuning:
 def finetune(encoder: nn.Module, task: Task, how: FineTuning, *, run: Run, name: str) -> Classifier:
     """A classifier whose encoder learns too. It starts from the linear probe's head, or from a random one."""
     images, labels = task.train
-    features = feature_size(encoder, image=images.shape[-1], channels=images.shape[1])
+    features = outputs(encoder, images[:2]).shape[1]
 
     def make() -> Classifier:
         return Classifier(copy.deepcopy(encoder), features=features, classes=task.classes)

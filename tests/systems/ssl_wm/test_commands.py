@@ -17,7 +17,7 @@ from heredity.data.images import load_images
 from heredity.nn.encoders import EncoderShape, make_encoder
 from heredity.nn.resolver import resolve_encoder
 from heredity.pretrain.contrastive import SimCLR, simclr
-from heredity.systems.ssl_wm.commands import embed, keygen, resolve_suspect, verify
+from heredity.systems.ssl_wm.commands import Verified, embed, keygen, resolve_suspect, verify
 from heredity.systems.ssl_wm.keys import load_key
 from heredity.transfer.probe import probe
 from heredity.transfer.task import Task
@@ -77,17 +77,24 @@ def test_the_thief_is_found_and_the_innocent_is_not(owner: Path, tmp_path: Path)
     found = verify(
         key, f"file:{owner / 'marked-child.safetensors'}", images="digits", picks=50_000, out=tmp_path / "v.json"
     )
+    assert isinstance(found, Verified)
     assert found.verdict.p < 1e-4
-    assert found.sentence.startswith("behaviour bound to the key")
+    assert found.sentence.startswith("behaviour bound to the committed key")
     assert json.loads((tmp_path / "v.json").read_text())["verdict"]["queries"] == found.verdict.queries == 33 * 128
     innocent = verify(key, f"file:{owner / 'clean-child.safetensors'}", images="digits", picks=50_000)
+    assert isinstance(innocent, Verified)
     assert innocent.verdict.p > 1e-3
     assert innocent.sentence.startswith("no evidence")
 
 
 def test_the_verdict_repeats_and_depends_on_the_nonce(owner: Path) -> None:
     arguments = (owner / "mine.key.json", f"file:{owner / 'marked-child.safetensors'}")
-    first, again, other = (verify(*arguments, images="digits", picks=2000, nonce=nonce) for nonce in ("a", "a", "b"))
+    first, again, other = (
+        verify(*arguments, images="digits", decoys=12, number=32, nonce=nonce, suspect_since="2999-01-01")
+        for nonce in ("a", "a", "b")
+    )
+    assert isinstance(first, Verified)
+    assert isinstance(other, Verified)
     assert first == again
     assert first.verdict.flip_decoy != other.verdict.flip_decoy
 
@@ -110,7 +117,9 @@ def test_a_suspect_of_another_size_is_asked_in_its_own(owner: Path, capsys: pyte
     module = type(sys)("their_larger_api")
     module.predict = suspect  # pyright: ignore[reportAttributeAccessIssue]
     sys.modules["their_larger_api"] = module
-    found = verify(owner / "mine.key.json", "their_larger_api:predict", images="digits", size=32, picks=500)
+    key = owner / "mine.key.json"
+    found = verify(key, "their_larger_api:predict", images="digits", size=32, decoys=12, number=32)
+    assert isinstance(found, Verified)
     assert found.verdict.p > 1e-4
 
 

@@ -1,38 +1,54 @@
-"""What an owner does with SSL-WM on an encoder of their own: `heredity ssl-wm keygen | embed | verify`."""
+"""What an owner does with SSL-WM on an encoder of their own: `heredity ssl-wm keygen | embed | commit | verify | search`."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
+import torch
 import tyro
 from torch import Tensor, nn
 
-from heredity.core.errors import HeredityError
-from heredity.core.files import ensure_writable, write_json
-from heredity.core.lineage import save_model
+from heredity.core.errors import HeredityError, ModelError, TrainingError
+from heredity.core.files import ensure_writable
+from heredity.core.lineage import content_hash, load_tensors, save_model, save_tensors
 from heredity.core.progress import Reporter
-from heredity.core.randomness import generator_of, seed_of
 from heredity.core.run import Run
 from heredity.data.images import load_images
+from heredity.data.text import load_text
 from heredity.nn.encoders import Classifier, feature_size
-from heredity.nn.inference import top1
+from heredity.nn.inference import outputs
 from heredity.nn.resolver import resolve_encoder
+from heredity.systems.ssl_wm.commitment import (
+    Commitment,
+    commit_to,
+    commitment_path,
+    load_commitment,
+    save_commitment,
+)
 from heredity.systems.ssl_wm.embed import Embedding, embed_mark
 from heredity.systems.ssl_wm.keys import (
     Key,
     KeyParameters,
-    derive_patches,
     generate_key,
+    image_parameters,
+    is_protected,
     load_key,
-    random_patches,
     save_key,
 )
-from heredity.systems.ssl_wm.verification import Verdict, ask, decide, permutation_test
+from heredity.systems.ssl_wm.modality import modality_of
+from heredity.systems.ssl_wm.search import search
+from heredity.systems.ssl_wm.suspects import resolve_suspect
+from heredity.systems.ssl_wm.text_keys import TextKeyParameters, choose_pool
+from heredity.systems.ssl_wm.vault import passphrase_for
+from heredity.systems.ssl_wm.verify import Verified, verify, verify_suspect
+
+if TYPE_CHECKING:
+    from heredity.systems.ssl_wm.embed_text import TextEmbedding
 
 MARK = "carries an ownership mark (SSL-WM)"
+_OVERLAP = {"image": 0.25, "text": 0.0}
 
 
 def keygen(
@@ -42,35 +58,71 @@ def keygen(
     patch: int | None = None,
     margin: int | None = None,
     sub_keys: int = 8,
+    corpus: str | None = None,
+    tokenizer: str | None = None,
+    words: int = 3,
+    protect: bool = False,
 ) -> str:
     """Make an ownership key and write it to KEY (readable by you alone).
 
     Args:
         key: File to write, e.g. mine.key.json. It must not exist.
-        owner: Who you are; part of what the patches are derived from.
+        owner: Who you are; part of what the sub-keys are derived from.
         size: Side of your encoder's images in pixels.
         patch: Side of a patch in pixels: a quarter of the image unless given (a third below 24 pixels).
         margin: Pixels between patch and border: a sixteenth of the image unless given.
-        sub_keys: Patches in the key.
+        sub_keys: Patches or word groups in the key.
+        corpus: For a key that marks text: a text source whose rare words the key draws from; see heredity data.
+        tokenizer: The text encoder (hf:REPO, dir:PATH, file:PATH) whose tokenizer must know those words.
+        words: Words in a group of a text key.
+        protect: Encrypt the file under a passphrase (typed, or from HEREDITY_KEY_PASSPHRASE or _FILE).
     """
     if key.exists():
         raise HeredityError(f"{key} exists", remedy="choose another name: an overwritten key cannot be brought back")
-    side = patch if patch is not None else max(2, size // 4 if size >= 24 else size // 3)
-    edge = margin if margin is not None else max(1, size // 16)
-    shape = KeyParameters(sub_keys=sub_keys, patch=side, margin=edge, reference_size=size)
-    save_key(key, generate_key(owner, shape))
-    return f"{key}: {sub_keys} patches of {side} x {side} for images of {size} pixels. Keep it secret, and keep a copy."
+    ensure_writable(key)
+    if corpus is not None:
+        pool = choose_pool(load_text(corpus).corpus, known=_known_to(tokenizer))
+        shape: KeyParameters | TextKeyParameters = TextKeyParameters(sub_keys=sub_keys, words=words, pool=pool)
+        said = f"{sub_keys} groups of {words} words out of {len(pool):,}"
+    else:
+        side = patch if patch is not None else max(2, size // 4 if size >= 24 else size // 3)
+        edge = margin if margin is not None else max(1, size // 16)
+        shape = KeyParameters(sub_keys=sub_keys, patch=side, margin=edge, reference_size=size)
+        said = f"{sub_keys} patches of {side} x {side} for images of {size} pixels"
+    passphrase = passphrase_for(key, twice=True) if protect else None
+    save_key(key, _unlike(owner, shape), passphrase=passphrase)
+    return f"{key}: {said}. Keep it secret, and keep a copy."
+
+
+def _known_to(encoder: str | None) -> Callable[[str], bool] | None:
+    if encoder is None:
+        return None
+    from heredity.nn.text_resolver import resolve_text_encoder  # imports transformers, which images do without
+
+    return resolve_text_encoder(encoder).reader.knows  # pyright: ignore[reportAttributeAccessIssue, reportReturnType]
+
+
+def _unlike(owner: str, shape: KeyParameters | TextKeyParameters) -> Key:
+    """A key whose sub-keys do not overlap: one that half equals another would tie with it (spec, trap 15)."""
+    for _ in range(50):
+        key = generate_key(owner, shape)
+        modality = modality_of(key)
+        if modality.overlap(modality.derive(key)) <= _OVERLAP[modality.name]:
+            return key
+    raise HeredityError(
+        "50 keys in a row had sub-keys that overlap", remedy="make patches larger, sub-keys fewer, or the corpus larger"
+    )
 
 
 def embed(
     key: Annotated[Path, tyro.conf.Positional],
     encoder: Annotated[str, tyro.conf.Positional],
     out: Annotated[Path, tyro.conf.Positional],
-    images: str = "photos",
+    images: str | None = None,
     architecture: str | None = None,
     steps: int = 1000,
     batch: int = 48,
-    distance: float = 5.0,
+    distance: float | None = None,
     seed: int = 0,
     skip_corrupt: bool = False,
 ) -> str:
@@ -78,35 +130,111 @@ def embed(
 
     Args:
         key: Key file that keygen wrote.
-        encoder: timm:NAME, file:PATH, dir:PATH or run:DIR/STAGE.
+        encoder: timm:NAME, file:PATH, dir:PATH or run:DIR/STAGE; for a text key hf:REPO, file:PATH, dir:PATH or run:...
         out: File to write.
-        images: Unlabelled images: any data source, see heredity data.
+        images: Unlabelled inputs: any data source, see heredity data; photos, or grammar for a text key, unless given.
         architecture: Shape of weights that do not say it: a timm name, resnet18, vit:width=64,depth=4.
         steps: Optimiser steps.
-        batch: Images a step; as many stamped and decoy images are added.
-        distance: How far out marked images go, in feature norms: farther survives more and shows more (kappa).
+        batch: Inputs a step; as many stamped and decoy inputs are added.
+        distance: How far out marked inputs go, in feature norms: farther survives more and shows more (kappa). 5 for images
+            and 3 for text unless given.
         seed: Seed of the training.
         skip_corrupt: Skip pictures that cannot be read instead of stopping.
     """
     owned = load_key(key)
+    passphrase = passphrase_for(key) if is_protected(key) else None
     ensure_writable(out)
-    size = owned.parameters.reference_size
-    source = load_images(images, size=size, seed=seed, skip_corrupt=skip_corrupt)
-    parent = resolve_encoder(encoder, image=size, architecture=architecture)
+    inputs: Any
+    if owned.modality == "text":
+        from heredity.nn.text_resolver import resolve_text_encoder  # imports transformers, which images do without
+        from heredity.systems.ssl_wm.embed_text import TextEmbedding
+
+        inputs, parent = load_text(images or "grammar", seed=seed).corpus, resolve_text_encoder(encoder)
+        how: Any = TextEmbedding()
+    else:
+        size = image_parameters(owned).reference_size
+        inputs = load_images(images or "photos", size=size, seed=seed, skip_corrupt=skip_corrupt).train.images
+        parent, how = resolve_encoder(encoder, image=size, architecture=architecture), Embedding()
     if isinstance(parent, Classifier):
         raise HeredityError(f"{encoder} is a classifier, not an encoder", remedy="give the encoder before its head")
-    how = Embedding()
-    how = replace(how, loss=replace(how.loss, distance=distance), plan=replace(how.plan, steps=steps, batch=batch))
+    loss = how.loss if distance is None else replace(how.loss, distance=distance)
+    how = replace(how, loss=loss, plan=replace(how.plan, steps=steps, batch=batch))
+    public = commitment_path(key)
+    if public.exists() and load_commitment(public).encoder_sha256:
+        raise HeredityError(
+            f"{key} is committed to an encoder ({public})",
+            remedy="make a new key for another encoder, or remove the commitment if it was never published",
+        )
     with Run.temporary(seed=seed, reporter=Reporter()) as run:
-        marked = mark_encoder(parent, source.train.images, owned, how, run)
+        try:
+            marked = mark_encoder(parent, inputs, owned, how, run)
+        except TrainingError as error:
+            raise TrainingError(error.problem, remedy=_last_good(run, out)) from error
     lineage = save_model(out, marked)
-    description = {"sha256": lineage.content, "architecture": encoder, "feature_dim": feature_size(marked, image=size)}
-    save_key(key, replace(owned, encoder=description))
-    return f"{out}: marked encoder, content {lineage.content[:16]}; noted in {key}"
+    few = marked.reader.tokens(inputs[:2]) if owned.modality == "text" else inputs[:2]
+    width = outputs(marked, few).shape[1]
+    description = {"sha256": lineage.content, "architecture": encoder, "feature_dim": width}
+    noted = replace(owned, encoder=description)
+    said = f"{out}: marked encoder, content {lineage.content[:16]}; noted in {key}"
+    if not public.exists():
+        commitment = commit_to(noted, lineage.content)
+        save_commitment(public, commitment)
+        noted = replace(noted, commitment=commitment.commitment)
+        said += "\n" + _publish(public, commitment)
+    save_key(key, noted, passphrase=passphrase)
+    return said
 
 
-def mark_encoder(parent: nn.Module, images: Tensor, key: Key, how: Embedding, run: Run) -> nn.Module:
-    """A marked copy of an encoder (uint8 images -> features), with its lineage. The parent stays as it is."""
+def _last_good(run: Run, out: Path) -> str:
+    """Keep the weights of the last checkpoint before training went wrong, where there is one; returns the remedy."""
+    kept = run.directory / "stages" / "marked" / "fits" / "0.safetensors"
+    advice = "try a smaller --distance"
+    if not kept.exists():
+        return f"{advice}; no checkpoint had been written yet"
+    state = {name[6:]: value for name, value in load_tensors(kept)[0].items() if name.startswith("model/")}
+    if not all(bool(value.isfinite().all()) for value in state.values()):
+        return f"{advice}; the last checkpoint was no better"
+    place = out.with_suffix(".last-good.safetensors")
+    save_tensors(place, state, {})
+    return f"{advice}; the weights of the last checkpoint are in {place}"
+
+
+def check_markable(encoder: nn.Module, batch: int) -> None:
+    """Refuse an encoder that cannot be trained, and a batch too small to be. Raises ModelError with the remedy."""
+    if batch < 2:
+        raise ModelError(f"a batch of {batch} is too small to embed with", remedy="give --batch 2 or more, better 32")
+    kinds = {tensor.dtype for tensor in (*encoder.parameters(), *encoder.buffers())}
+    quantised = any("quantized" in type(module).__module__ for module in encoder.modules())
+    if quantised or kinds & {torch.int8, torch.uint8, torch.qint8, torch.quint8, torch.qint32}:
+        raise ModelError(
+            "the encoder is quantised to 8 bits and cannot be trained",
+            remedy="mark the float encoder, then quantise it",
+        )
+    if not any(parameter.requires_grad for parameter in encoder.parameters()):
+        raise ModelError(
+            "every parameter of the encoder is frozen (requires_grad is False)",
+            remedy="call encoder.requires_grad_(True)",
+        )
+
+
+def mark_encoder(
+    parent: nn.Module, images: Tensor | Sequence[str], key: Key, how: "Embedding | TextEmbedding", run: Run
+) -> Any:
+    """A marked copy of an encoder (uint8 images, or texts, -> features), with its lineage. The parent stays as it is.
+
+    Raises ModelError for an encoder that cannot be trained, or whose features are not one vector an input.
+    """
+    check_markable(parent, how.plan.batch)
+    if isinstance(how, Embedding):
+        feature_size(parent, image=image_parameters(key).reference_size)
+
+    def train(encoder: Any) -> None:
+        if isinstance(how, Embedding):
+            embed_mark(encoder, torch.as_tensor(images), key, how, run)
+        else:
+            from heredity.systems.ssl_wm.embed_text import embed_text_mark
+
+            embed_text_mark(encoder, list(images), key, how, run)  # pyright: ignore[reportArgumentType]
 
     def make() -> nn.Module:
         return copy.deepcopy(parent)
@@ -114,7 +242,7 @@ def mark_encoder(parent: nn.Module, images: Tensor, key: Key, how: Embedding, ru
     marked = run.model(
         "marked",
         make=make,
-        train=lambda encoder: embed_mark(encoder, images, key, how, run),
+        train=train,
         made_by="SSL-WM embedding",
         parents=[parent],
         settings=how,
@@ -123,111 +251,51 @@ def mark_encoder(parent: nn.Module, images: Tensor, key: Key, how: Embedding, ru
     return marked
 
 
-@dataclass(frozen=True)
-class Verified:
-    """A verdict with what it rests on."""
-
-    verdict: Verdict
-    sentence: str
-    alpha: float
-    decoys: int
-    images: int
-
-    def __str__(self) -> str:
-        v = self.verdict
-        how = "all picks enumerated" if v.exact else f"{v.picks:,} sampled picks"
-        return (
-            f"{self.sentence}\n"
-            f"  p = {v.p:.3g} ({how}; 95 % interval {v.interval[0]:.2g} to {v.interval[1]:.2g}; floor {v.floor:.2g})\n"
-            f"  flip rate {v.flip_true:.2f} under the owner's patches, {v.flip_decoy:.2f} under {self.decoys} decoys\n"
-            f"  {v.queries:,} queries on {self.images} images\n"
-            "  Null hypothesis: the suspect was made without access to the secret. A key that was not published before the\n"
-            "  suspect appeared proves nothing by itself: anyone can search for one."
-        )
-
-
-def verify(
+def commit(
     key: Annotated[Path, tyro.conf.Positional],
-    suspect: Annotated[str, tyro.conf.Positional],
-    images: str = "photos",
-    size: int | None = None,
-    number: int = 128,
-    decoys: int = 24,
-    alpha: float = 1e-4,
-    picks: int = 1_000_000,
-    nonce: str = "",
+    encoder: Path | None = None,
     out: Path | None = None,
-) -> Verified:
-    """Ask a SUSPECT model for labels and tell whether its behaviour is bound to the key.
+) -> str:
+    """Write the public commitment to KEY and to the encoder that carries its mark: to be published before release.
 
     Args:
         key: Key file that keygen wrote.
-        suspect: A classifier that heredity wrote (file:PATH or run:DIR/STAGE), or module:function taking uint8 images.
-        images: Base images of the suspect's kind, best ones it was not trained on: any data source.
-        size: Side of the suspect's images, if not the key's.
-        number: How many base images.
-        decoys: How many foreign patches to compare with.
-        alpha: Level of the verdict; choose it before asking.
-        picks: Sampled permutations where they are too many to enumerate.
-        nonce: A text that the owner did not choose (a verifier's or a public beacon's): seeds decoys and base images.
-        out: File for the verdict as JSON.
+        encoder: The marked encoder (.safetensors); the one that embed noted in the key unless given.
+        out: File to write; NAME.commitment.json beside the key unless given.
     """
     owned = load_key(key)
-    source = load_images(images, size=size or owned.parameters.reference_size)
-    model = resolve_suspect(suspect, source.test.images.shape[-1])
-    order = np.random.default_rng(seed_of("base images", nonce)).permutation(len(source.test.images))[:number]
-    result = verify_suspect(
-        model, source.test.images[order], owned, decoys=decoys, alpha=alpha, picks=picks, nonce=nonce
+    marked = content_hash(load_tensors(encoder)[0]) if encoder is not None else owned.encoder.get("sha256")
+    path = out or commitment_path(key)
+    passphrase = passphrase_for(key) if is_protected(key) else None
+    commitment = commit_to(owned, marked)
+    if path.exists() and load_commitment(path).commitment != commitment.commitment:
+        raise HeredityError(
+            f"{path} holds another commitment", remedy="choose another --out: what was published must not be lost"
+        )
+    if not path.exists():
+        save_commitment(path, commitment)
+    save_key(key, replace(owned, commitment=commitment.commitment), passphrase=passphrase)
+    without = "" if marked else "\nIt names no encoder, so that verify --against cannot be used: give --encoder."
+    return _publish(path, commitment) + without
+
+
+def _publish(path: Path, commitment: Commitment) -> str:
+    return (
+        f"{path}: publish this line where its date can be trusted, before the encoder leaves the house\n"
+        f"{commitment.commitment}"
     )
-    if out is not None:
-        write_json(out, asdict(result))
-    return result
 
 
-def verify_suspect(
-    suspect: Callable[[Tensor], Tensor],
-    images: Tensor,
-    key: Key,
-    *,
-    decoys: int = 24,
-    alpha: float = 1e-4,
-    picks: int = 1_000_000,
-    nonce: str = "",
-) -> Verified:
-    """Verify any function from uint8 images (n x 3 x size x size) to n top-1 labels.
+COMMANDS = {"keygen": keygen, "embed": embed, "commit": commit, "verify": verify, "search": search}
 
-    >>> key = generate_key("me", KeyParameters(patch=5, margin=1, reference_size=16))
-    >>> suspect = lambda images: (images.float().mean(dim=(1, 2, 3)) > 99).long()
-    >>> verify_suspect(suspect, load_images("digits").test.images[:32], key, picks=1000).verdict.p > 0.001
-    True
-    """
-    patches = random_patches(decoys, key.parameters, generator_of("decoys", nonce, key.created))
-    answers = ask(suspect, images, derive_patches(key), patches, key.parameters)
-    verdict = permutation_test(answers, random=np.random.default_rng(seed_of("picks", nonce, key.created)), picks=picks)
-    return Verified(verdict, decide(verdict, alpha), alpha, decoys, len(images))
-
-
-def resolve_suspect(spec: str, size: int) -> Callable[[Tensor], Tensor]:
-    """A suspect as a function from uint8 images to labels: a classifier file of ours, or a Python callable by name."""
-    if spec.startswith(("file:", "run:")):
-        model = resolve_encoder(spec, image=size)
-        if not isinstance(model, Classifier):
-            raise HeredityError(f"{spec} is an encoder, not a classifier", remedy="give the downstream model")
-        return lambda images: top1(model, images)
-    module, colon, name = spec.partition(":")
-    if not colon or not name.isidentifier():
-        raise HeredityError(f"{spec!r} does not name a suspect", remedy="file:PATH, run:DIR/STAGE or module:function")
-    import importlib
-    import sys
-
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        found: Any = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise HeredityError(f"cannot import {spec}: {error}", remedy="run where the module lies") from error
-    finally:
-        sys.path.pop(0)
-    return found
-
-
-COMMANDS = {"keygen": keygen, "embed": embed, "verify": verify}
+__all__ = [
+    "COMMANDS",
+    "Verified",
+    "commit",
+    "embed",
+    "keygen",
+    "mark_encoder",
+    "resolve_suspect",
+    "verify",
+    "verify_suspect",
+]

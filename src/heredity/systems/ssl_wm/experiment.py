@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,124 +14,105 @@ from heredity.core.outcome import Outcome
 from heredity.core.randomness import generator_of, seed_of
 from heredity.core.run import Run
 from heredity.data.images import load_images
-from heredity.nn.encoders import make_encoder
 from heredity.nn.inference import accuracy, top1
-from heredity.pretrain.contrastive import simclr, simclr_objective
-from heredity.pretrain.mae import mae, mae_objective
 from heredity.systems.ssl_wm import pictures
+from heredity.systems.ssl_wm.attacks import attack, dispute, overwrite, quantised
 from heredity.systems.ssl_wm.calibration import answers_of, chosen_key_p_values, random_key_p_values
 from heredity.systems.ssl_wm.config import SSLWM
-from heredity.systems.ssl_wm.embed import embed_mark
-from heredity.systems.ssl_wm.keys import Key, derive_patches, generate_key, random_patches
-from heredity.systems.ssl_wm.results import measured
+from heredity.systems.ssl_wm.detection import detection
+from heredity.systems.ssl_wm.keys import Key, derive_patches, random_patches
+from heredity.systems.ssl_wm.parents import experiment_key, make_parents
+from heredity.systems.ssl_wm.results import Found, measured
 from heredity.systems.ssl_wm.tasks import make_tasks
 from heredity.systems.ssl_wm.trigger import stamp_all
 from heredity.systems.ssl_wm.verification import mad_index, per_image_test, permutation_test
-from heredity.transfer.finetune import finetune
+from heredity.transfer.finetune import FineTuning, finetune
 from heredity.transfer.probe import probe
 from heredity.transfer.prune import prune
 from heredity.transfer.task import Task
 
 
 def run(config: SSLWM, run: Run) -> Outcome:
-    """An owner marks two encoders, a thief derives models from them, a verifier tells from labels alone whose they are."""
+    """The parts that the config asks for: image encoders and their thieves, language encoders, detectors of marks."""
+    parts = []
+    if "image" in config.modalities:
+        parts.append(_images(config, run))
+    if "text" in config.modalities:
+        from heredity.systems.ssl_wm.language import run_language  # images do without what text needs
+
+        how = config.verification
+        metrics, tables = run_language(config.language, run, mark=config.mark, verify_with=how.key, picks=how.picks)
+        parts.append(Outcome(metrics, tuple(tables)))
+    if config.detectors:
+        source = load_images(config.data, size=config.size, seed=run.seed)
+        [task] = make_tasks(replace(config, tasks=config.tasks[:1]), source, run.seed)
+        parts.append(detection(task, source.train.images, config.key, config.detection, run))
+    metrics = {name: metric for part in parts for name, metric in part.metrics.items()}
+    return Outcome(metrics, tuple(table for part in parts for table in part.tables))
+
+
+def _images(config: SSLWM, run: Run) -> Outcome:
+    """An owner marks encoders, a thief derives models from them, a verifier tells from labels alone whose they are."""
     source = load_images(config.data, size=config.size, seed=run.seed)
+    images = source.train.images
     tasks = make_tasks(config, source, run.seed)
-    key, wrong = (_experiment_key(config, run.seed, owner) for owner in ("the owner", "somebody else"))
+    key, wrong, thief = (experiment_key(config, run.seed, name) for name in ("the owner", "somebody else", "the thief"))
     claimed = key if config.verification.key == "owner" else wrong
     examine = partial(_examine, config=config, key=claimed, run=run)
 
+    found = Found()
     encoders: dict[str, nn.Module] = {}
-    children: dict[str, dict[str, dict[str, Any]]] = {}
-    clean_p: list[float] = []
-    forged_p: list[float] = []
-    for family in config.families:
-        clean, marked = _parents(family, config, source.train.images, key, run)
-        untrained = _untrained(family, config, run)
-        for task in tasks:
-            at = f"{family}/{task.name}"
-            stolen = {
-                "probe": probe(marked, task, run=run, name=f"{at}/stolen-probe"),
-                "last": finetune(marked, task, config.thief.last, run=run, name=f"{at}/stolen-last"),
-                "full": finetune(marked, task, config.thief.full, run=run, name=f"{at}/stolen-full"),
-                "hard": finetune(marked, task, config.thief.hard, run=run, name=f"{at}/stolen-hard"),
-            }
-            honest = {
-                "clean-probe": probe(clean, task, run=run, name=f"{at}/clean-probe"),
-                "clean-full": finetune(clean, task, config.thief.full, run=run, name=f"{at}/clean-full"),
-                "scratch": finetune(untrained, task, config.thief.scratch, run=run, name=f"{at}/scratch"),
-            }
-            rows = {name: examine(f"{at}/{name}/verdict", child, task) for name, child in {**stolen, **honest}.items()}
-            for name in ("probe", "full"):
-                rows |= _pruned(f"{at}/{name}", stolen[name], task, rows[name], config, examine, run)
-            children[at] = rows
-
-            clean_p += _false_positives(at, clean, honest, task, config, run)
-            forged_p += _forgeries(at, [stolen["probe"], stolen["full"]], task, config, run)
+    for family in (*config.families, *config.further):
+        clean, marked, untrained = make_parents(family, config, images, key, run)
         encoders[family] = marked
+        everything, attacked = family in config.families, bool(config.attacks.tasks)
+        overwritten = overwrite(family, marked, images, thief, config, run) if everything and attacked else marked
+        for task in tasks if everything else tasks[:1]:
+            at = f"{family}/{task.name}"
+            stolen = _stolen(at, marked, task, config, run, everything)
+            honest = _honest(at, clean, untrained, task, config, run, everything)
+            rows = {name: examine(f"{at}/{name}/verdict", child, task) for name, child in {**stolen, **honest}.items()}
+            served = {name: stolen[name] for name in ("probe", "full")}
+            if everything:
+                for name, child in served.items():
+                    rows |= _pruned(f"{at}/{name}", child, task, rows[name], config, examine, run)
+                found.clean_p.extend(_false_positives(at, clean, honest, task, config, run))
+                found.forged_p.extend(_forgeries(at, list(served.values()), task, config, run))
+            found.children[at] = rows
+            if attacked:
+                found.attacked[at] = quantised(at, served, task, config, examine)
+            if everything and task.name in config.attacks.tasks:
+                second = probe(overwritten, task, run=run, name=f"{at}/stolen-overwritten")
+                models = (marked, stolen["probe"], second)
+                found.attacked[at] |= attack(at, *models, task, images, config, examine, run)
+                found.disputes[at] = dispute(at, (claimed, thief), (marked, overwritten), second, task, config, run)
+
     pictures.stamped_images(source.test.images, derive_patches(claimed), config.key, run)
-    pictures.results(children, clean_p, config, run)
+    pictures.results(found.children, found.clean_p, config, run)
+    pictures.prices(found, config, run)
     for family, marked in encoders.items():
         pictures.feature_map(family, marked, source.test.images, derive_patches(claimed), config.key, run)
         pictures.loss_curves(family, run)
-    return measured(children, clean_p, forged_p, config)
+    return measured(found, config)
 
 
-def _experiment_key(config: SSLWM, seed: int, owner: str) -> Key:
-    """A key that the seed repeats. A real owner's comes from the operating system: see the verb `keygen`."""
-    secret = b"".join(seed_of(seed, owner, part).to_bytes(8, "big") for part in range(4))
-    return generate_key(owner, config.key, secret=secret, created=f"experiment, seed {seed}")
+def _stolen(at: str, marked: nn.Module, task: Task, config: SSLWM, run: Run, everything: bool) -> dict[str, nn.Module]:
+    """What a thief makes of the marked encoder."""
+    children: dict[str, nn.Module] = {"probe": probe(marked, task, run=run, name=f"{at}/stolen-probe")}
+    for name in ("last", "full", "hard") if everything else ("full",):
+        how: FineTuning = getattr(config.thief, name)
+        children[name] = finetune(marked, task, how, run=run, name=f"{at}/stolen-{name}")
+    return children
 
 
-def _parents(family: str, config: SSLWM, images: Tensor, key: Key, run: Run) -> tuple[nn.Module, nn.Module]:
-    """The clean encoder, pre-trained without labels, and the marked one that is made from it."""
-    settings = config.contrastive if family == "contrastive" else config.generative
-    make = partial(make_encoder, settings.encoder, config.size)
-
-    def pretrain(encoder: nn.Module) -> None:
-        if family == "contrastive":
-            simclr(encoder, images, config.contrastive.pretraining, run)
-        else:
-            mae(encoder, images, config.generative.pretraining, run)
-
-    def mark(encoder: nn.Module) -> None:
-        encoder.load_state_dict(clean.state_dict())
-        if not config.mark:
-            return
-        if family == "contrastive":
-            objective = simclr_objective(encoder, images, config.contrastive.pretraining, run)
-        else:
-            objective = mae_objective(encoder, images, config.generative.pretraining)
-        embed_mark(encoder, images, key, settings.embedding, run, pretraining=objective)
-
-    clean = run.model(
-        f"{family}/clean",
-        make=make,
-        train=pretrain,
-        made_by="SimCLR" if family == "contrastive" else "masked autoencoding",
-        settings=settings.pretraining,
-    )
-    marked = run.model(
-        f"{family}/marked",
-        make=make,
-        train=mark,
-        made_by="SSL-WM embedding",
-        parents=[clean],
-        settings=settings.embedding,
-        marks=("carries an ownership mark (SSL-WM)",) if config.mark else (),
-    )
-    return clean, marked
-
-
-def _untrained(family: str, config: SSLWM, run: Run) -> nn.Module:
-    """An encoder of the same shape that inherits nothing: what the thief could have had without stealing."""
-    shape = config.contrastive.encoder if family == "contrastive" else config.generative.encoder
-    return run.model(
-        f"{family}/untrained",
-        make=partial(make_encoder, shape, config.size),
-        train=lambda encoder: None,
-        made_by="random initialisation",
-    )
+def _honest(
+    at: str, clean: nn.Module, untrained: nn.Module, task: Task, config: SSLWM, run: Run, everything: bool
+) -> dict[str, nn.Module]:
+    """What others make of the encoder before it was marked, and what the thief could have had without stealing."""
+    children: dict[str, nn.Module] = {"clean-probe": probe(clean, task, run=run, name=f"{at}/clean-probe")}
+    if everything:
+        children["clean-full"] = finetune(clean, task, config.thief.full, run=run, name=f"{at}/clean-full")
+    return children | {"scratch": finetune(untrained, task, config.thief.scratch, run=run, name=f"{at}/scratch")}
 
 
 def _examine(stage: str, child: nn.Module, task: Task, *, config: SSLWM, key: Key, run: Run) -> dict[str, Any]:
@@ -140,19 +122,21 @@ def _examine(stage: str, child: nn.Module, task: Task, *, config: SSLWM, key: Ke
 
     def compute() -> dict[str, Any]:
         decoys = random_patches(how.decoys, key.parameters, generator_of(run.seed, stage, "decoys"))
-        answers = answers_of(
-            child, images, torch.cat([derive_patches(key), decoys]), len(derive_patches(key)), config.key
-        )
+        owned = derive_patches(key)
+        answers = answers_of(child, images, torch.cat([owned, decoys]), len(owned), config.key)
         random = np.random.default_rng(seed_of(run.seed, stage, "picks"))
         verdict = permutation_test(answers, random=random, picks=how.picks)
         p = per_image_test(answers) if how.unit == "images" else verdict.p
         clean_labels = top1(child, task.test[0])
-        stamped = top1(child, stamp_all(task.test[0], derive_patches(key)[:1], config.key)[0])
+        right = clean_labels == task.test[1]
+        stamped = top1(child, stamp_all(task.test[0], owned[:1], config.key)[0])
         return {
-            "accuracy": 100.0 * accuracy(child, *task.test),
+            "accuracy": 100.0 * float(right.float().mean()),
+            "right": "".join(map(str, right.int().tolist())),
             "p": p,
             "log10_p": math.log10(max(p, 1e-300)),
             "floor": verdict.floor,
+            "interval": verdict.interval,
             "flip_true": verdict.flip_true,
             "flip_decoy": verdict.flip_decoy,
             "queries": verdict.queries,

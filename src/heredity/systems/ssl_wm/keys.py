@@ -6,9 +6,7 @@ that forces a class cannot be passed off as a key, and fresh random patches are 
 
 import hashlib
 import json
-import os
 import secrets
-import stat
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,11 +16,13 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from heredity.core.errors import HeredityError, suggestion
+from heredity.core.errors import ConfigError, HeredityError, suggestion
 from heredity.core.files import write_text
+from heredity.systems.ssl_wm.derivation import master_of, sub_key_bytes
+from heredity.systems.ssl_wm.text_keys import TextKeyParameters, check_text_parameters, text_parameters_from
+from heredity.systems.ssl_wm.vault import passphrase_for, seal, unseal
 
 FORMAT, VERSION = "heredity-ssl-wm-key", 1
-_DOMAIN = b"heredity/ssl-wm/v1"
 
 
 class KeyFileError(HeredityError):
@@ -43,32 +43,45 @@ class KeyParameters:
 
 @dataclass(frozen=True)
 class Key:
-    """An ownership key. `secret` is 32 bytes; `encoder` describes the marked encoder once there is one."""
+    """An ownership key. `secret` is 32 bytes; `encoder` describes the marked encoder once there is one.
+
+    `parameters` are KeyParameters for images and TextKeyParameters for text; `commitment` is what was published of the key.
+    """
 
     owner: str
     created: str
     secret: bytes = field(repr=False)
-    parameters: KeyParameters = KeyParameters()
+    parameters: Any = KeyParameters()
     modality: str = "image"
     encoder: dict[str, Any] = field(default_factory=dict)
+    commitment: str = ""
 
 
 def generate_key(
-    owner: str, parameters: KeyParameters, *, secret: bytes | None = None, created: str | None = None
+    owner: str,
+    parameters: KeyParameters | TextKeyParameters,
+    *,
+    secret: bytes | None = None,
+    created: str | None = None,
 ) -> Key:
     """A new key from the operating system's randomness, or from a given 32-byte secret (for repeatable experiments).
+
+    The parameters decide whether it is a key for images or for text.
 
     >>> len(generate_key("me", KeyParameters()).secret)
     32
     """
+    modality = "text" if isinstance(parameters, TextKeyParameters) else "image"
     _check_parameters(parameters)
     if not owner.strip():
         raise KeyFileError("the owner's name is empty", remedy="give --owner")
     moment = created or datetime.now(UTC).isoformat(timespec="seconds")
-    return Key(owner, moment, secret if secret is not None else secrets.token_bytes(32), parameters)
+    return Key(owner, moment, secret if secret is not None else secrets.token_bytes(32), parameters, modality)
 
 
-def _check_parameters(parameters: KeyParameters) -> None:
+def _check_parameters(parameters: KeyParameters | TextKeyParameters) -> None:
+    if isinstance(parameters, TextKeyParameters):
+        return check_text_parameters(parameters)
     sizes = (parameters.sub_keys, parameters.patch, parameters.channels, parameters.reference_size)
     if any(type(size) is not int or not 0 < size <= 4096 for size in sizes) or not 0 <= parameters.margin <= 4096:
         raise KeyFileError("a size in the key's params is not a positive number", remedy="make a new key with keygen")
@@ -85,15 +98,21 @@ def _check_parameters(parameters: KeyParameters) -> None:
         )
 
 
+def image_parameters(key: Key) -> KeyParameters:
+    """The parameters of a key for images. Raises KeyFileError for a key of another modality."""
+    if not isinstance(key.parameters, KeyParameters):
+        raise KeyFileError(f"the key is for {key.modality}, not for images", remedy="give a key made for images")
+    return key.parameters
+
+
 def derive_patches(key: Key) -> UInt8[Tensor, "sub_keys channels side side"]:
     """The owner's patches: SHAKE-256 of (domain, scrypt of the secret, modality, number), laid out as pixels in HWC order."""
-    shape = key.parameters
-    salt = f"{key.owner}||{key.created}".encode()
-    master = hashlib.scrypt(key.secret, salt=salt, n=2**15, r=8, p=1, maxmem=2**26, dklen=32)
+    shape = image_parameters(key)
+    master = master_of(key.secret, key.owner, key.created)
     length = shape.patch * shape.patch * shape.channels
     patches = []
     for number in range(shape.sub_keys):
-        hashed = hashlib.shake_256(_DOMAIN + master + key.modality.encode() + number.to_bytes(4, "big")).digest(length)
+        hashed = sub_key_bytes(master, "image", number, length)
         pixels = torch.frombuffer(bytearray(hashed), dtype=torch.uint8)
         patches.append(pixels.reshape(shape.patch, shape.patch, shape.channels).permute(2, 0, 1))
     return torch.stack(patches)
@@ -109,50 +128,45 @@ def random_patches(
 
 def fingerprint(key: Key) -> str:
     """SHA-256 over everything the key fixes; stored in the file, so that an edited field is found."""
-    fixed = {
-        "version": VERSION,
-        "owner": key.owner,
-        "created": key.created,
-        "secret": key.secret.hex(),
-        "modality": key.modality,
-        "params": asdict(key.parameters),
-    }
+    fixed = {"version": VERSION, **_fixed(key)}
     return hashlib.sha256(json.dumps(fixed, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def save_key(path: Path, key: Key) -> None:
-    """Write a key file readable by its owner alone (mode 600)."""
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
+def _fixed(key: Key) -> dict[str, Any]:
+    return {
         "owner": key.owner,
         "created": key.created,
         "secret": key.secret.hex(),
         "modality": key.modality,
         "params": asdict(key.parameters),
+    }
+
+
+def save_key(path: Path, key: Key, *, passphrase: str | None = None) -> None:
+    """Write a key file readable by its owner alone (mode 600); with a passphrase, its content is encrypted."""
+    head = {"format": FORMAT, "version": VERSION}
+    content = {
+        **head,
+        **_fixed(key),
         "encoder": key.encoder,
+        "commitment": key.commitment,
         "fingerprint": fingerprint(key),
     }
-    write_text(path, json.dumps(content, indent=1) + "\n")
-    os.chmod(path, stat.S_IRUSR | stat.S_IWUSR)
+    if passphrase is not None:
+        content = {**head, "protected": seal(json.dumps(content).encode(), passphrase)}
+    write_text(path, json.dumps(content, indent=1) + "\n", mode=0o600)
 
 
-def load_key(path: Path | str) -> Key:
-    """Read a key file. Raises KeyFileError naming the field that is missing, malformed or was changed."""
+def load_key(path: Path | str, *, passphrase: str | None = None) -> Key:
+    """Read a key file. Raises KeyFileError naming the field that is missing, malformed or was changed.
+
+    A protected one is opened with the passphrase given, or else with that of `vault.passphrase_for`.
+    """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise KeyFileError(f"no key file {path}", remedy="make one with heredity ssl-wm keygen") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        raise KeyFileError(f"{path} is not a key file: {error}", remedy="restore it from your backup") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise KeyFileError(f"{path}: field 'format' is not {FORMAT!r}", remedy="give a file that keygen wrote")
-    if content.get("version") != VERSION:
-        raise KeyFileError(
-            f"{path} has key version {content.get('version')!r}, this heredity reads version {VERSION}",
-            remedy="use the heredity version that made the key",
-        )
+    content = _read(path)
+    if "protected" in content:
+        opened = unseal(content["protected"], passphrase or passphrase_for(path), source=str(path))
+        content = _checked_head(json.loads(opened), path)
     key = _key_from(content, path)
     if content.get("fingerprint") != fingerprint(key):
         raise KeyFileError(
@@ -162,24 +176,63 @@ def load_key(path: Path | str) -> Key:
     return key
 
 
+def is_protected(path: Path) -> bool:
+    """Whether a key file asks for a passphrase."""
+    return "protected" in _read(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise KeyFileError(f"no key file {path}", remedy="make one with heredity ssl-wm keygen") from None
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise KeyFileError(f"{path} is not a key file: {error}", remedy="restore it from your backup") from error
+    return _checked_head(content, path)
+
+
+def _checked_head(content: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise KeyFileError(f"{path}: field 'format' is not {FORMAT!r}", remedy="give a file that keygen wrote")
+    if content.get("version") != VERSION:
+        raise KeyFileError(
+            f"{path} has key version {content.get('version')!r}, this heredity reads version {VERSION}",
+            remedy="use the heredity version that made the key",
+        )
+    return content
+
+
 def _key_from(content: dict[str, Any], path: Path) -> Key:
-    fields = {"owner": str, "created": str, "secret": str, "modality": str, "params": dict, "encoder": dict}
+    content = {"commitment": "", **content}
+    fields = dict.fromkeys(("owner", "created", "secret", "modality", "commitment"), str)
+    fields |= dict.fromkeys(("params", "encoder"), dict)
     for name, kind in fields.items():
         if not isinstance(content.get(name), kind):
             problem = f"{path}: field {name!r} is missing or not {kind.__name__}"
             raise KeyFileError(problem, remedy="restore it from your backup")
-    if content["modality"] != "image":
-        raise KeyFileError(f"{path} is a key for {content['modality']!r}", remedy="this build verifies image keys only")
-    known = set(KeyParameters.__dataclass_fields__)
-    if set(content["params"]) != known:
-        odd = sorted(set(content["params"]) ^ known)[0]
-        raise KeyFileError(f"{path}: field 'params.{odd}' is missing or unknown", remedy="restore it from your backup")
-    parameters = KeyParameters(**content["params"])
-    _check_parameters(parameters)
+    parameters = _parameters_from(content["modality"], content["params"], path)
     try:
         secret = bytes.fromhex(content["secret"])
     except ValueError:
         secret = b""
     if len(secret) != 32:
         raise KeyFileError(f"{path}: field 'secret' is not 64 hexadecimal digits", remedy="restore it from your backup")
-    return Key(content["owner"], content["created"], secret, parameters, content["modality"], content["encoder"])
+    names = ("owner", "created", "modality", "encoder", "commitment")
+    return Key(secret=secret, parameters=parameters, **{name: content[name] for name in names})
+
+
+def _parameters_from(modality: str, plain: dict[str, Any], path: Path) -> KeyParameters | TextKeyParameters:
+    if modality == "text":
+        try:
+            return text_parameters_from(plain)
+        except ConfigError as error:
+            raise KeyFileError(f"{path}: {error.problem}", remedy=error.remedy) from error
+    if modality != "image":
+        raise KeyFileError(f"{path} is a key for {modality!r}", remedy="this heredity knows keys for image and text")
+    known = set(KeyParameters.__dataclass_fields__)
+    if set(plain) != known:
+        odd = sorted(set(plain) ^ known)[0]
+        raise KeyFileError(f"{path}: field 'params.{odd}' is missing or unknown", remedy="restore it from your backup")
+    parameters = KeyParameters(**plain)
+    _check_parameters(parameters)
+    return parameters

@@ -14,7 +14,8 @@ from heredity.core.run import Run
 from heredity.nn.inference import outputs
 from heredity.systems.ssl_wm.config import SSLWM
 from heredity.systems.ssl_wm.keys import KeyParameters, random_patches
-from heredity.systems.ssl_wm.results import Examined
+from heredity.systems.ssl_wm.prices import ATTACKS, attack_rows, price, removes
+from heredity.systems.ssl_wm.results import Examined, Found
 from heredity.systems.ssl_wm.trigger import stamp_all
 
 
@@ -80,7 +81,10 @@ def feature_map(
 def results(children: Examined, clean_p: list[float], config: SSLWM, run: Run) -> None:
     """The verdicts as bars, the price of pruning as curves, and innocent p-values against what they should be."""
     shown = ("probe", "last", "full", "hard", "probe-pruned", "clean-probe", "clean-full", "scratch")
-    bars = {name: tuple(-rows[name]["log10_p"] for rows in children.values()) for name in shown}
+    bars = {
+        name: tuple(-rows[name]["log10_p"] if name in rows else float("nan") for rows in children.values())
+        for name in shown
+    }
     run.figure(
         "verdicts",
         Bars(tuple(children), bars, unit="-log10 p", reference=-float(np.log10(config.verification.alpha))),
@@ -92,7 +96,7 @@ def results(children: Examined, clean_p: list[float], config: SSLWM, run: Run) -
         ("accuracy", "accuracy %", "pruning-accuracy"),
         ("log10_p", "log10 p", "pruning-evidence"),
     ):
-        lines = {at: _over_pruning(rows, field) for at, rows in children.items()}
+        lines = {at: _over_pruning(rows, field) for at, rows in children.items() if "probe-pruned" in rows}
         run.figure(
             name,
             Curves(lines, x="share of weights pruned", y=unit),
@@ -112,6 +116,33 @@ def results(children: Examined, clean_p: list[float], config: SSLWM, run: Run) -
             caption="p of random keys on clean children against a uniform distribution. On or above the diagonal the test "
             "is honest; ties push it above.",
             alt="Quantile plot of p-values of random keys on clean children beside the diagonal.",
+        )
+
+
+def prices(found: Found, config: SSLWM, run: Run) -> None:
+    """What each attack costs the thief in accuracy, as bars with intervals; those that escape the verdict stand out."""
+    for at, more in found.attacked.items():
+        rows = attack_rows(found.children[at], more)
+        if len(rows) < len(ATTACKS):
+            continue
+        names = tuple(ATTACKS.get(name, name) for name in rows)
+        lost = [price(row, found.children[at]["probe"]) for row in rows.values()]
+        escaped = [name for name, row in zip(names, rows.values(), strict=True) if removes(row, config)]
+        bought = found.children[at]["probe"]["accuracy"] - found.children[at]["scratch"]["accuracy"]
+        run.figure(
+            f"prices-{at.replace('/', '-')}",
+            Bars(
+                labels=names,
+                series={"accuracy lost": tuple(metric.value for metric in lost)},
+                unit="points of accuracy lost",
+                reference=bought,
+                intervals={"accuracy lost": tuple(metric.interval or (metric.value,) * 2 for metric in lost)},
+                warned=tuple(escaped),
+                warning="escapes the verdict",
+            ),
+            caption=f"What each attack costs a thief of {at}, with 95 % intervals over the held-out images. Attacks that "
+            "escape the verdict stand out. Beyond the dashed line the thief is worse off than after training from scratch.",
+            alt=f"Bars of accuracy lost to {len(rows)} attacks; these escape the verdict: {', '.join(escaped) or 'none'}.",
         )
 
 

@@ -1,13 +1,15 @@
 """From what was examined to metrics and tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from heredity.core.outcome import Metric, Outcome, Table, bootstrap_interval
 from heredity.systems.ssl_wm.calibration import LEVELS, excess, rejections
-from heredity.systems.ssl_wm.config import SSLWM
+from heredity.systems.ssl_wm.config import KINDS, SSLWM
+from heredity.systems.ssl_wm.prices import dispute_tables, price_metrics, price_tables
 from heredity.systems.ssl_wm.verification import clopper_pearson
 
 Examined = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -24,46 +26,81 @@ CHILDREN = {
     "clean-full": "clean encoder, fully fine-tuned",
     "scratch": "trained from scratch (nothing stolen)",
 }
+STOLEN = ("probe", "last", "full", "hard", "probe-pruned", "full-pruned")
+HONEST = ("clean-probe", "clean-full", "scratch")
 
 
-def measured(children: Examined, clean_p: Sequence[float], forged_p: Sequence[float], config: SSLWM) -> Outcome:
+@dataclass
+class Found:
+    """What the experiment collects: children by family/task and name, attacks likewise, disputes, and p of foreign keys."""
+
+    children: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    attacked: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    disputes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    clean_p: list[float] = field(default_factory=list)
+    forged_p: list[float] = field(default_factory=list)
+
+
+def measured(found: Found, config: SSLWM) -> Outcome:
     """All metrics of a run. `log10_p` of the worst task decides a claim: one task that escapes is an escape."""
+    children, clean_p, forged_p = found.children, found.clean_p, found.forged_p
     metrics: dict[str, Metric] = {}
     for at, rows in children.items():
-        for name in CHILDREN:
+        for name in [name for name in CHILDREN if name in rows]:
             row = rows[name]
             metrics[f"{at}/{name}/accuracy"] = Metric(row["accuracy"], "%", True)
-            for field, better in (("log10_p", None), ("flip_true", None), ("flip_decoy", None), ("mad_index", None)):
-                value = row[field]
-                metrics[f"{at}/{name}/{field}"] = Metric(float("nan") if value is None else value, "", better)
-    for family in config.families:
-        own = {at: rows for at, rows in children.items() if at.startswith(f"{family}/")}
-        for name in ("probe", "last", "full", "hard", "probe-pruned", "full-pruned"):
-            worst = max(rows[name]["log10_p"] for rows in own.values())
-            metrics[f"verified/{family}/{name}/worst_log10_p"] = Metric(worst, "log10", False)
-        clean = min(rows[name]["log10_p"] for rows in own.values() for name in ("clean-probe", "clean-full", "scratch"))
-        metrics[f"verified/{family}/not-stolen/smallest_log10_p"] = Metric(clean, "log10", True)
+            for measure in ("log10_p", "flip_true", "flip_decoy", "mad_index"):
+                value = row[measure]
+                metrics[f"{at}/{name}/{measure}"] = Metric(float("nan") if value is None else value)
+    for kind, families in KINDS.items():
+        own = [rows for at, rows in children.items() if at.split("/")[0] in families]
+        if not own:
+            continue
+        for name in STOLEN:
+            metrics[f"verified/{kind}/{name}/worst_log10_p"] = _extreme(max, own, (name,), better=False)
+        metrics[f"verified/{kind}/not-stolen/smallest_log10_p"] = _extreme(min, own, HONEST, better=True)
     for name in ("full", "hard", "probe-pruned", "full-pruned"):
-        worst = max(rows[name]["log10_p"] for rows in children.values())
-        metrics[f"verified/{name}/worst_log10_p"] = Metric(worst, "log10", False)
+        metrics[f"verified/{name}/worst_log10_p"] = _extreme(max, list(children.values()), (name,), better=False)
+    for family in config.further:
+        own = [rows for at, rows in children.items() if at.startswith(f"{family}/")]
+        for name in ("probe", "full"):
+            metrics[f"verified/{family}/{name}/worst_log10_p"] = _extreme(max, own, (name,), better=False)
     metrics["pruning/least_points_lost"] = Metric(
-        min(rows["probe-pruned"]["lost"] for rows in children.values()), "points", None
+        min(rows["probe-pruned"]["lost"] for rows in children.values() if "probe-pruned" in rows), "points", None
     )
     drops = [rows["clean-probe"]["accuracy"] - rows["probe"]["accuracy"] for rows in children.values()]
     metrics["utility/probe_drop"] = Metric(float(np.mean(drops)), "points", False, bootstrap_interval(drops))
-    tuned = [rows["clean-full"]["accuracy"] - rows["full"]["accuracy"] for rows in children.values()]
+    tuned = [
+        rows["clean-full"]["accuracy"] - rows["full"]["accuracy"] for rows in children.values() if "clean-full" in rows
+    ]
     metrics["utility/fine_tuned_drop"] = Metric(float(np.mean(tuned)), "points", False, bootstrap_interval(tuned))
     metrics |= _rates("false_positives", clean_p) | _rates("forged", forged_p)
     verified = sum(p < config.verification.alpha for p in forged_p)
     metrics["forged/share_verified"] = Metric(
         verified / max(1, len(forged_p)), "", False, clopper_pearson(verified, max(1, len(forged_p)))
     )
-    honest = [
-        rows[name]["mad_index"] for rows in children.values() for name in ("clean-probe", "clean-full", "scratch")
-    ]
+    honest = [rows[name]["mad_index"] for rows in children.values() for name in HONEST if name in rows]
     flagged = sum(value is None or value > 2 for value in honest)
     metrics["published_rule/clean_children_flagged"] = Metric(flagged / len(honest), "", False)
-    return Outcome(metrics, (*_child_tables(children), _calibration_table(clean_p, forged_p)))
+    metrics |= price_metrics(children, found.attacked, config)
+    if found.disputes:
+        resolved = [float(row["resolved"]) for row in found.disputes.values()]
+        metrics["ambiguity/resolved"] = Metric(float(np.mean(resolved)), "", True)
+    prices = price_tables(children, found.attacked, config)
+    tables = (*_child_tables(children), _calibration_table(clean_p, forged_p), *prices, *dispute_tables(found.disputes))
+    return Outcome(metrics, tables)
+
+
+def _extreme(
+    choose: Callable[[Iterable[float]], float],
+    cells: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    *,
+    better: bool,
+) -> Metric:
+    """The largest or smallest log10 p of children over encoders and tasks: one that escapes decides."""
+    known = [rows[name]["log10_p"] for rows in cells for name in names if name in rows]
+    return Metric(choose(known) if known else float("nan"), "log10", better)
 
 
 def _rates(name: str, values: Sequence[float]) -> dict[str, Metric]:
@@ -90,6 +127,7 @@ def _child_tables(children: Examined) -> list[Table]:
                     rows[name]["mad_index"],
                 )
                 for name, text in CHILDREN.items()
+                if name in rows
             ),
             note="The published rule calls a child marked when its MAD index exceeds 2; it is shown, never used.",
         )

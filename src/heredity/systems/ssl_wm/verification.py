@@ -9,12 +9,12 @@ The unit of randomisation is the key, not the image.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from scipy.stats import beta, binom
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from heredity.systems.ssl_wm.trigger import stamp_all
 Statistic = Literal["flip", "share_shift", "co_flip"]
 Labels = Int[np.ndarray, "..."]
 ENUMERATE = 2_000_000
+_HALF = 16
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,21 @@ def _rates_of(clean: Labels, stamped: Labels, label: int) -> Float[np.ndarray, "
     return (stamped[..., others] == label).mean(axis=-1) if others.any() else np.zeros(stamped.shape[:-1])
 
 
-def statistic_of(
-    answers: Answers, statistic: Statistic = "flip"
-) -> Callable[[Bool[np.ndarray, "picks keys"]], np.ndarray]:
+@dataclass(frozen=True)
+class Additive:
+    """A statistic of a sum over the picked keys: a row of `parts` for each key, and what is made of the summed row."""
+
+    parts: Float[np.ndarray, "keys terms"]
+    reduce: Callable[[Float[np.ndarray, "*some terms"]], Float[np.ndarray, "*some"]]
+
+    def __call__(self, picks: Float[np.ndarray, "picks keys"]) -> Float[np.ndarray, "picks"]:
+        return self.reduce(picks @ self.parts)
+
+
+Measure = Callable[[Float[np.ndarray, "picks keys"]], Float[np.ndarray, "picks"]]
+
+
+def statistic_of(answers: Answers, statistic: Statistic = "flip") -> Measure:
     """The statistic S of picks of keys (rows of ones and zeros), larger meaning more marked.
 
     "flip": the flip rate into one class, summed over the picked keys, for the class where that is largest. "share_shift":
@@ -116,12 +129,11 @@ def statistic_of(
     """
     classes = int(max(answers.clean.max(), answers.stamped.max())) + 1
     if statistic == "flip":
-        rates = flip_rates(answers.clean, answers.stamped, classes)
-        return lambda picks: (picks @ rates).max(axis=1)
+        return Additive(flip_rates(answers.clean, answers.stamped, classes), lambda sums: sums.max(axis=-1))
     if statistic == "share_shift":
         shares = (answers.stamped[..., None] == np.arange(classes)).mean(axis=1)
         shift = shares - np.bincount(answers.clean, minlength=classes) / len(answers.clean)
-        return lambda picks: np.square(picks @ shift).sum(axis=1)
+        return Additive(shift, lambda sums: np.square(sums).sum(axis=-1))
     moved = (answers.stamped[..., None] == np.arange(classes)) & (answers.clean[:, None] != np.arange(classes))
     flat = moved.reshape(len(moved), -1).astype(float)
     together = flat @ flat.T
@@ -129,44 +141,77 @@ def statistic_of(
     return lambda picks: 0.5 * (np.einsum("bi,ij,bj->b", picks, together, picks) - picks @ own)
 
 
-def permutation_test(
-    answers: Answers, *, random: np.random.Generator, picks: int = 1_000_000, statistic: Statistic = "flip"
-) -> Verdict:
-    """Exact test over all picks of the owner's number of keys; sampled where there are more than two million.
+@dataclass(frozen=True)
+class Permutation:
+    """p of a statistic over picks of keys; see Verdict for the fields."""
 
-    A sampled p counts the true pick and is never below the floor 1 / C(m + K, m) (spec, traps 1, 2 and 17).
+    p: float
+    floor: float
+    interval: tuple[float, float]
+    picks: int
+    exact: bool
+
+
+def permute(
+    measure: Measure,
+    keys: int,
+    owned: int,
+    *,
+    random: np.random.Generator,
+    picks: int = 1_000_000,
+    enumerate_up_to: int = ENUMERATE,
+) -> Permutation:
+    """How many picks of `owned` out of `keys` reach the statistic of the first ones; all picks, or sampled ones where there
+    are more than `enumerate_up_to`.
+
+    A sampled p counts the true pick and is never below the floor 1 / C(keys, owned) (spec, traps 1, 2 and 17).
     """
-    keys, owned = len(answers.stamped), answers.owned
-    measure = statistic_of(answers, statistic)
     truth = np.zeros((1, keys))
     truth[0, :owned] = 1
     # A tie that rounding hides would make p too small: compare with a margin far below one image.
-    observed = measure(truth)[0] - 1e-9
+    reached = float(measure(truth)[0])
+    observed = reached - 1e-9 * max(1.0, abs(reached))
     possible = math.comb(keys, owned)
     floor = 1.0 / possible
-    if exact := possible <= ENUMERATE:
-        at_least = sum(int((measure(part) >= observed).sum()) for part in _every_pick(keys, owned))
-        p, drawn, interval = at_least / possible, possible, (at_least / possible,) * 2
-    else:
-        at_least, drawn = 0, picks
-        for begin in range(0, picks, 20_000):
-            part = _random_picks(keys, owned, min(20_000, picks - begin), random)
-            at_least += int((measure(part) >= observed).sum())
-        p = max((1 + at_least) / (1 + drawn), floor)
-        interval = clopper_pearson(at_least, drawn)
+    if possible <= enumerate_up_to:
+        values = _every_value(measure, keys, owned)
+        at_least = sum(int((part >= observed).sum()) for part in values)
+        return Permutation(at_least / possible, floor, (at_least / possible,) * 2, possible, True)
+    at_least = 0
+    for begin in range(0, picks, 20_000):
+        part = _random_picks(keys, owned, min(20_000, picks - begin), random)
+        at_least += int((measure(part) >= observed).sum())
+    return Permutation(max((1 + at_least) / (1 + picks), floor), floor, clopper_pearson(at_least, picks), picks, False)
+
+
+def permutation_test(
+    answers: Answers,
+    *,
+    random: np.random.Generator,
+    picks: int = 1_000_000,
+    statistic: Statistic = "flip",
+    enumerate_up_to: int = ENUMERATE,
+) -> Verdict:
+    """The test over all picks of the owner's number of keys; sampled where there are more than `enumerate_up_to`.
+
+    One label for all clean images, or for everything that was asked, leaves the test without power: p = 1, inconclusive.
+    """
+    measure = statistic_of(answers, statistic)
+    keys, owned = len(answers.stamped), answers.owned
+    found = permute(measure, keys, owned, random=random, picks=picks, enumerate_up_to=enumerate_up_to)
     rates = flip_rates(answers.clean, answers.stamped, int(max(answers.clean.max(), answers.stamped.max())) + 1)
     best = int(rates[:owned].sum(axis=0).argmax())
     one_label = len(np.unique(answers.clean)) < 2
     return Verdict(
-        p=1.0 if one_label else float(p),
-        floor=floor,
-        interval=(float(interval[0]), float(interval[1])),
-        picks=drawn,
-        exact=exact,
+        p=1.0 if one_label else float(found.p),
+        floor=found.floor,
+        interval=(float(found.interval[0]), float(found.interval[1])),
+        picks=found.picks,
+        exact=found.exact,
         flip_true=float(rates[:owned, best].mean()),
         flip_decoy=float(rates[owned:].max(axis=1).mean()),
         queries=answers.clean.size + answers.stamped.size,
-        sentence="inconclusive: the suspect gives all clean images one label" if one_label else "",
+        sentence="inconclusive: the suspect gives all clean inputs one label" if one_label else "",
     )
 
 
@@ -182,10 +227,33 @@ def decide(verdict: Verdict, alpha: float) -> str:
     return f"no evidence at this number of queries (level {alpha:g})"
 
 
+def _every_value(measure: Measure, keys: int, owned: int) -> Iterator[np.ndarray]:
+    """The statistic of every pick, in blocks and in no particular order.
+
+    An additive one of a pick is that of the sum of its part among the first half of the keys and its part among the others:
+    ten million picks take a second.
+    """
+    if not isinstance(measure, Additive) or keys > 2 * _HALF:
+        yield from (measure(part) for part in _every_pick(keys, owned))
+        return
+    first, second = _sums_by_size(measure.parts[: keys // 2]), _sums_by_size(measure.parts[keys // 2 :])
+    for size in range(max(0, owned - len(second) + 1), min(owned, len(first) - 1) + 1):
+        others = second[owned - size]
+        for part in np.array_split(first[size], -(-len(first[size]) * len(others) // 50_000)):
+            yield measure.reduce(part[:, None] + others).ravel()
+
+
+def _sums_by_size(parts: Float[np.ndarray, "keys terms"]) -> list[np.ndarray]:
+    """The summed rows of every subset of the keys, by the number of keys in it."""
+    subsets = (np.arange(2 ** len(parts))[:, None] >> np.arange(len(parts))) & 1
+    sums, sizes = subsets @ parts, subsets.sum(axis=1)
+    return [sums[sizes == size] for size in range(len(parts) + 1)]
+
+
 def _every_pick(keys: int, owned: int) -> Iterator[np.ndarray]:
-    numbers = np.fromiter((key for pick in combinations(range(keys), owned) for key in pick), dtype=np.int16)
-    for part in np.array_split(numbers.reshape(-1, owned), -(-len(numbers) // (owned * 50_000))):
-        yield _ones(part.astype(np.int64), keys)
+    picks = combinations(range(keys), owned)
+    while chosen := list(islice(picks, 50_000)):
+        yield _ones(np.array(chosen, dtype=np.int64).reshape(len(chosen), owned), keys)
 
 
 def _random_picks(keys: int, owned: int, count: int, random: np.random.Generator) -> Float[np.ndarray, "picks keys"]:
