@@ -51,5 +51,14 @@ def examine(
     }
 
 
+def points_lost(logits: Float[Tensor, "n c"], plain: Float[Tensor, "n c"], graph: Graph) -> dict[str, float]:
+    """Points of accuracy that a model lies below the plain one on the test nodes, with a 95 % interval (normal, paired)."""
+    rows = graph.test[graph.labels[graph.test] >= 0]
+    right = [(answers[rows].argmax(dim=1) == graph.labels[rows]).double() for answers in (plain, logits)]
+    lost = 100 * (right[0] - right[1])
+    mean, spread = float(lost.mean()), float(lost.std()) / len(lost) ** 0.5
+    return {"points": mean, "low": mean - 1.96 * spread, "high": mean + 1.96 * spread}
+
+
 def _ends(found: Interval) -> list[float]:
     return [found.low, found.high]
