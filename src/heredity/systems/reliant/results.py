@@ -15,7 +15,7 @@ Examined = Mapping[str, Any]
 Fronts = Mapping[str, Sequence[tuple[float, Examined]]]
 """`fronts[reading]` -> pairs of alpha and what was found of the student."""
 
-_MOST_KEPT, _MOST_LOST = 0.80, 1.0
+_MOST_KEPT, _MOST_LOST = 0.90, 2.0
 _USEFUL = 0.55
 
 
