@@ -28,8 +28,8 @@ def examine(
     found = fairness_summary(probabilities, labels, groups, **drawn)
     gaps = {"sp": found.statistical_parity_difference, "eo": found.equal_opportunity_difference}
     over = {
-        f"{name}_over_teacher": gap_change(told, predictions, labels, groups, gap=gap, **drawn)
-        for name, gap in (("sp", "statistical_parity"), ("eo", "equal_opportunity"))
+        "sp_over_teacher": gap_change(told, predictions, labels, groups, gap="statistical_parity", **drawn),
+        "eo_over_teacher": gap_change(told, predictions, labels, groups, gap="equal_opportunity", **drawn),
     }
     confusion = torch.tensor([group.confusion for group in found.groups])
     recalls = confusion.sum(dim=0).double()
