@@ -101,3 +101,16 @@ def test_endless_ancestry_is_refused() -> None:
 
 def test_the_key_of_the_metadata_is_stable() -> None:
     assert METADATA_KEY == "heredity.lineage"
+
+
+@pytest.mark.parametrize("second", [2, 3, 4, 5])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path, second: int) -> None:
+    """896 = 0x380: the bytes that a pickle of protocol 3 begins with are also the length of an honest header."""
+    path, wanted = tmp_path / "m.safetensors", 0x80 + 256 * second
+    for padding in range(wanted - 160, wanted, 8):
+        save_tensors(path, {"w": torch.zeros(1)}, {"note": "x" * padding})
+        if path.read_bytes()[:2] == bytes([0x80, second]):
+            break
+    else:
+        pytest.fail("no header of that length")
+    assert torch.equal(load_tensors(path)[0]["w"], torch.zeros(1))

@@ -114,13 +114,14 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if not path.is_file():
         raise ModelError(f"no file {path}", remedy="check the path of the model")
     with path.open("rb") as file:
-        head = file.read(8)
-    if head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        head = file.read(9)
+    # A safetensors file begins with the length of its JSON header, whose two low bytes may be those of a pickle.
+    if head[8:] != b"{" and head[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         raise ModelError(
             f"{path} is a pickle, which can run code when it is opened",
             remedy="convert it where you trust it: safetensors.torch.save_file(torch.load(PATH, weights_only=True), OUT)",
         )
-    if len(head) < 8 or struct.unpack("<Q", head)[0] > _MAX_HEADER:
+    if len(head) < 8 or struct.unpack("<Q", head[:8])[0] > _MAX_HEADER:
         raise ModelError(f"{path} is not a safetensors file", remedy="give a .safetensors file")
     try:
         with safe_open(path, framework="pt") as file:

@@ -5,9 +5,11 @@ they are (`adopt`), on its edge lists.
 """
 
 import itertools
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -190,7 +192,7 @@ class Adopted(nn.Module):
         if first is None:
             raise ModelError("the module has no message-passing layer to take an embedding from", remedy="see adopt")
         seen: list[Tensor] = []
-        hook = first.register_forward_hook(lambda module, given, returned: seen.append(returned))
+        hook = first.register_forward_hook(lambda module, given, returned: seen.append(returned))  # pyright: ignore[reportArgumentType]
         try:
             logits = self.forward(x, structure)
         finally:
@@ -227,7 +229,8 @@ def _of_pyg(net: Net, features: int, classes: int) -> nn.Module:
     except ImportError as error:
         raise ConfigError(f"{net.kind} needs torch-geometric", remedy="pip install heredity[graph]") from error
     if net.kind == "gat":
-        kind, more = models.GAT, {"heads": net.heads}
+        kind: Any = models.GAT
+        more: dict[str, Any] = {"heads": net.heads}
     else:
         known = {name for name in vars(models) if _is_basic(getattr(models, name))}
         name = net.kind.removeprefix("pyg:")
@@ -264,29 +267,37 @@ def with_columns(x: Float[Tensor, "n d"], columns: Float[Tensor, "rows k"]) -> F
     return torch.cat([x, columns.expand(len(x), columns.shape[1])], dim=1) if columns.shape[1] else x
 
 
-def build_graph_model(architecture: Mapping[str, Any]) -> nn.Module:
+Builders = Mapping[str, Callable[[Mapping[str, Any]], nn.Module]]
+"""How further kinds of noted architecture are built, by kind; a builder raises ModelError for a damaged note."""
+
+
+def build_graph_model(architecture: Mapping[str, Any], builders: Builders | None = None) -> nn.Module:
     """An untrained model from what `make_net` or a deployed student noted. Raises ModelError for a damaged note."""
+    known = builders or {}
+    if architecture.get("kind") in known:
+        model = known[architecture["kind"]](architecture)
+        remember(model, architecture)
+        return model
     damaged = ModelError("the architecture record is damaged", remedy="the file was not written by heredity")
     sizes = [architecture.get(name) for name in ("features", "classes")]
     if architecture.get("kind") == "graph-net" and all(type(size) is int and 0 < size < 10**6 for size in sizes):
         net = from_plain(Net, architecture.get("net"))
-        if max(net.hidden, net.layers, net.hops, net.heads) > 10**5:
+        # A file must not make its reader build a network that no memory holds.
+        if net.hidden**2 * net.layers * net.heads > 10**9 or max(net.layers, net.hops, net.heads) > 1000:
             raise damaged
         return make_net(net, *sizes)  # pyright: ignore[reportArgumentType]
     if architecture.get("kind") == "with-constants" and isinstance(inner := architecture.get("student"), dict):
-        constants = architecture.get("constants")
-        shape_fits = isinstance(constants, list) and len(constants) == 2 and all(type(k) is int for k in constants)
-        if inner.get("kind") == "graph-net" and shape_fits and max(constants) < 10**8 and min(constants) >= 0:
-            student = WithConstants(build_graph_model(inner), torch.zeros(*constants))
+        noted = architecture.get("constants")
+        shape = noted if isinstance(noted, list) and all(type(k) is int and 0 <= k < 10**8 for k in noted) else []
+        if inner.get("kind") in ("graph-net", *known) and len(shape) == 2 and shape[0] * shape[1] < 10**9:
+            student = WithConstants(build_graph_model(inner, known), torch.zeros(*shape))
             remember(student, architecture)
             return student
     raise damaged
 
 
-def load_graph_model(path: Any) -> nn.Module:
+def load_graph_model(path: Path, builders: Builders | None = None) -> nn.Module:
     """A graph model from a file that heredity wrote, with its lineage. Raises ModelError for any other file."""
-    import json
-
     _, metadata = load_tensors(path)
     try:
         architecture = json.loads(metadata[ARCHITECTURE_KEY])
@@ -294,4 +305,4 @@ def load_graph_model(path: Any) -> nn.Module:
         raise ModelError(f"{path} does not say how its model is built", remedy="give a file heredity wrote") from error
     if not isinstance(architecture, dict):
         raise ModelError(f"{path} does not say how its model is built", remedy="give a file heredity wrote")
-    return load_model(path, build_graph_model(architecture)).eval()
+    return load_model(path, build_graph_model(architecture, builders)).eval()

@@ -11,12 +11,13 @@ import torch
 from helpers.command import heredity, said
 
 from heredity.core.errors import DataError, ModelError
+from heredity.core.lineage import save_model
 from heredity.data.graphs import load_graph
-from heredity.nn.graph import Net, Structure, load_graph_model, make_net
+from heredity.nn.graph import Net, Structure, make_net
 from heredity.systems.reliant.card import to_html
-from heredity.systems.reliant.commands import distil_graph
+from heredity.systems.reliant.commands import answers_of, distil_graph
 from heredity.systems.reliant.proxy import Debiasing
-from heredity.systems.reliant.teachers import find_teacher, read_answers
+from heredity.systems.reliant.teachers import find_teacher, load_student, read_answers
 
 
 def write_graph(folder: Path, nodes: int = 120, **changes: list[object]) -> Path:
@@ -44,6 +45,15 @@ def write_graph(folder: Path, nodes: int = 120, **changes: list[object]) -> Path
 WORDS = ("--label", "paid", "--sensitive", "district", "--epochs", "20", "--hidden", "16")
 
 
+@pytest.mark.parametrize("framework", ["kd", "cpf", "akd"])
+def test_a_student_of_every_framework_comes_back_from_its_file(tmp_path: Path, framework: str) -> None:
+    graph = load_graph("biased-sbm?nodes=120,degree=6,train=0.3", seed=0)
+    made = distil_graph(graph, "gcn", "gcn", framework, epochs=4, hidden=8).student
+    save_model(tmp_path / "s.safetensors", made)
+    again = load_student(tmp_path / "s.safetensors")
+    assert torch.equal(answers_of(again, graph), answers_of(made, graph))
+
+
 def test_a_folder_becomes_a_student_with_a_family_tree_and_a_card(tmp_path: Path) -> None:
     folder = write_graph(tmp_path / "loans")
     done = heredity("reliant", "distil", "--graph", folder, *WORDS, "--out", tmp_path / "s.safetensors")
@@ -59,7 +69,7 @@ def test_a_folder_becomes_a_student_with_a_family_tree_and_a_card(tmp_path: Path
     page = (tmp_path / "s.card.html").read_text()
     assert "http" not in page.replace("http-equiv", "")
     assert "<script" not in page
-    student = load_graph_model(tmp_path / "s.safetensors")
+    student = load_student(tmp_path / "s.safetensors")
     graph = load_graph(f"graph:{folder}", seed=0, label="paid", sensitive="district")
     with torch.no_grad():
         told = student(graph.features, Structure(graph.nodes, graph.edges)).argmax(dim=1)[graph.test]

@@ -137,7 +137,7 @@ def test_the_fairness_term_is_that_of_its_equation() -> None:
     logits = numbers(GRAPH.nodes, 2, seed=4)
     p = softmax(logits.double(), axis=1)
     series = zip((1, 3, 5, 7, 9), (1 / 2, -1 / 8, 1 / 16, -5 / 128, 7 / 256), strict=True)
-    phi = 0.5 + sum(a * eval_legendre(k, 2 * p - 1) for k, a in series)
+    phi = np.asarray(0.5 + sum(a * eval_legendre(k, 2 * p - 1) for k, a in series))
     members = {s: [v for v in task.unlabelled.tolist() if GRAPH.sensitive[v] == s] for s in (0, 1)}
     expected = ((phi[members[0]].mean(axis=0) - phi[members[1]].mean(axis=0)) ** 2).sum()
     assert float(game.bias(logits, "unlabelled")) == pytest.approx(expected, abs=1e-6)

@@ -192,7 +192,7 @@ def test_any_network_teaches_and_learns(tmp_path: Path, kind: str) -> None:
     run = a_run(tmp_path)
     teacher = train_teacher(GRAPH, Net(kind, hidden=8, layers=2), passes(4), run=run, name="teacher")
     with torch.no_grad():
-        embedding, logits = teacher.both(GRAPH.features, TASK.structure)
+        embedding, logits = teacher.both(GRAPH.features, TASK.structure)  # pyright: ignore[reportCallIssue]
     task = make_task(GRAPH, logits, embedding)
     for framework in (kd(Net(kind, hidden=8)), akd(Net(kind, hidden=8)), cpf(Net(kind, hidden=8))):
         student = distil(

@@ -4,14 +4,18 @@ Attention scores depend on the source node alone, so that propagation is two spa
 The published code agrees in evaluation; in training its attention dropout drops edges, ours drops sources.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from heredity.core.errors import ModelError
 from heredity.core.lineage import remember
+from heredity.core.settings import from_plain
 from heredity.nn.graph import Net, Structure, dropout, make_net, symmetric_product
 from heredity.systems.reliant.frameworks import Framework, Task
 
@@ -70,6 +74,17 @@ def cpf(
         return frobenius(logits.softmax(dim=1)[task.unlabelled], task.log_probabilities[task.unlabelled].exp()), logits
 
     return Framework("cpf", student, loss, strength=strength, scale=lambda task: len(task.unlabelled) ** 0.5)
+
+
+def build_propagation(noted: Mapping[str, Any]) -> nn.Module:
+    """An untrained student from what `cpf` noted in a file. Raises ModelError for a damaged note."""
+    sizes = [noted.get(name) for name in ("features", "nodes", "classes", "steps")]
+    shares = [noted.get(name) for name in ("dropout", "attention")]
+    if not all(type(size) is int and 0 < size < 10**8 for size in sizes) or not all(type(x) is float for x in shares):
+        raise ModelError("the architecture record is damaged", remedy="the file was not written by heredity")
+    features, nodes, classes, steps = sizes
+    one_hot = torch.zeros(nodes, classes)  # pyright: ignore[reportArgumentType,reportCallIssue]
+    return LabelPropagation(from_plain(Net, noted.get("net")), features, one_hot, steps, *shares)  # pyright: ignore
 
 
 def frobenius(student: Float[Tensor, "u c"], teacher: Float[Tensor, "u c"]) -> Float[Tensor, ""]:

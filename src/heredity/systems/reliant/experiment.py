@@ -19,7 +19,7 @@ from heredity.systems.reliant.akd import akd
 from heredity.systems.reliant.config import Reliant
 from heredity.systems.reliant.cpf import cpf
 from heredity.systems.reliant.distil import distil, train_teacher
-from heredity.systems.reliant.examine import examine
+from heredity.systems.reliant.examine import examine, points_lost
 from heredity.systems.reliant.frameworks import Framework, Task, kd, make_task, scratch
 from heredity.systems.reliant.proxy import Debiasing
 from heredity.systems.reliant.results import Cell, measured
@@ -89,8 +89,10 @@ def run(config: Reliant, run: Run) -> Outcome:
             for name in config.frameworks:
                 cell = f"{kind}/{name}-{student}"
                 framework = bench.framework(name, student)
-                examined = partial(_distilled, bench, cell, task, framework, teacher, answers)
-                cells[cell] = Cell(teachers[kind], examined(PLAIN), examined(config.debiasing, debiased=True))
+                make = partial(_distilled, bench, cell, task, framework, teacher, answers)
+                plain, plain_logits = make(PLAIN)
+                debiased, logits = make(config.debiasing, debiased=True)
+                cells[cell] = Cell(teachers[kind], plain, debiased, points_lost(logits, plain_logits, graph))
         if kind == config.front.teacher:
             fronts = _fronts(bench, task, teacher, answers)
     alone = {student: _alone(bench, task, student, answers) for student in config.students}
@@ -125,12 +127,13 @@ def _distilled(
     how: Debiasing,
     *,
     debiased: bool = False,
-) -> dict[str, Any]:
-    """One student of a cell, made and examined. Without distillation, the debiased one has the fairness term alone."""
+) -> tuple[dict[str, Any], Tensor]:
+    """One student of a cell, examined, and its logits. Without distillation, the debiased one has the fairness term alone."""
     at = f"{cell}/{stage_of(how)}"
     if debiased and not bench.config.distilled:
         framework = replace(framework, loss=_nothing_of(framework))
-    return bench.examined(at, bench.student(at, task, framework, how, teacher), answers)
+    child = bench.student(at, task, framework, how, teacher)
+    return bench.examined(at, child, answers), bench.logits(child)
 
 
 def stage_of(how: Debiasing) -> str:
@@ -159,7 +162,7 @@ def _fronts(
         found[reading] = []
         for alpha in front.alphas:
             how = replace(config.debiasing, reading=reading, alpha=alpha)
-            found[reading].append((alpha, _distilled(bench, at, task, framework, teacher, answers, how)))
+            found[reading].append((alpha, _distilled(bench, at, task, framework, teacher, answers, how)[0]))
     net = replace(config.student, kind=front.student)
     for alpha in front.adversary if front.framework == "kd" else ():
         rivalled = fairgnn(framework, net.hidden, alpha=alpha)

@@ -15,17 +15,21 @@ Examined = Mapping[str, Any]
 Fronts = Mapping[str, Sequence[tuple[float, Examined]]]
 """`fronts[reading]` -> pairs of alpha and what was found of the student."""
 
-_LEAST_REDUCTION, _MOST_LOST = 0.80, 2.0
+_MOST_KEPT, _MOST_LOST = 0.90, 2.0
 _USEFUL = 0.55
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One teacher, student and framework: what the teacher, the plain and the debiased student decide."""
+    """One teacher, student and framework: what the teacher, the plain and the debiased student decide.
+
+    `lost` are the points of accuracy between the two students, with the interval over test nodes.
+    """
 
     teacher: Examined
     plain: Examined
     debiased: Examined
+    lost: Mapping[str, float]
 
 
 def measured(
@@ -37,6 +41,9 @@ def measured(
     for at, cell in cells.items():
         for who, found in (("teacher", cell.teacher), ("plain", cell.plain), ("reliant", cell.debiased)):
             metrics |= _of_one(f"{at}/{who}", found)
+        metrics[f"{at}/points_lost"] = Metric(
+            cell.lost["points"], "points", False, (cell.lost["low"], cell.lost["high"])
+        )
     for student, found in alone.items():
         metrics |= _of_one(f"scratch/{student}", found)
     for reading, points in fronts.items():
@@ -47,7 +54,7 @@ def measured(
     plain, debiased = (sum(_size(getattr(cell, who), gap) for cell in cells.values()) for who in ("plain", "debiased"))
     lost = [_lost(cell) for cell in cells.values()]
     both = [
-        _size(cell.debiased, gap) <= _LEAST_REDUCTION * _size(cell.plain, gap) and _lost(cell) <= _MOST_LOST
+        _size(cell.debiased, gap) <= _MOST_KEPT * _size(cell.plain, gap) and _lost(cell, "low") <= _MOST_LOST
         for cell in cells.values()
     ]
     useless = sum(_useless(cell.debiased) for cell in cells.values())
@@ -131,11 +138,11 @@ def _useless(found: Examined) -> bool:
     return found["balanced_accuracy"] <= _USEFUL
 
 
-def _lost(cell: Cell) -> float:
-    """Points of accuracy; a student that decides nothing has lost everything."""
+def _lost(cell: Cell, which: str = "points") -> float:
+    """Points of accuracy, or an end of their interval; a student that decides nothing has lost everything."""
     if _useless(cell.debiased) and not _useless(cell.plain):
         return 100 * cell.plain["accuracy"]
-    return 100 * (cell.plain["accuracy"] - cell.debiased["accuracy"])
+    return cell.lost[which]
 
 
 _COLUMNS = ("accuracy %", "F1", "AUC", "statistical parity", "equal opportunity", "agreement with teacher %")

@@ -16,6 +16,7 @@ from heredity.core.errors import DataError, ModelError
 from heredity.core.lineage import Lineage, architecture_of, record
 from heredity.data.graphs import Graph
 from heredity.nn.graph import Structure, adopt, load_graph_model
+from heredity.systems.reliant.cpf import build_propagation
 
 _MAX_FILE = 4 * 2**30
 
@@ -46,7 +47,7 @@ def find_teacher(spec: str, graph: Graph) -> nn.Module | None:
     if not colon or kind == "pyg":
         return None
     if kind == "file":
-        model = load_graph_model(Path(rest))
+        model = load_student(Path(rest))
         noted = architecture_of(model) or {}
         width = noted.get("features", noted.get("student", {}).get("features"))
         if "constants" not in noted and width != graph.features.shape[1]:
@@ -59,6 +60,11 @@ def find_teacher(spec: str, graph: Graph) -> nn.Module | None:
         answers = Answers(read_answers(Path(rest)))
         return record(answers, Lineage(Path(rest).name, "answers of a teacher that was not seen"))
     return adopt(_called(spec, kind, rest).eval())
+
+
+def load_student(path: Path) -> nn.Module:
+    """A network or a deployed student of any framework here, from a file that heredity wrote, with its lineage."""
+    return load_graph_model(path, {"label-propagation": build_propagation})
 
 
 def knowledge_of(teacher: nn.Module, graph: Graph) -> Knowledge:
