@@ -73,6 +73,7 @@ class Reader:
         self.special = frozenset(
             number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special
         ) | set(numbers.values())
+        self.ordinary = torch.tensor(sorted(set(range(tokenizer.get_vocab_size())) - self.special))
 
     @property
     def size(self) -> int:

@@ -60,10 +60,9 @@ def hide(
     first = scores == scores.min(dim=1, keepdim=True).values
     hidden = ((scores < share) | first) & (scores < 2.0)
     fate = draws.uniform(*tokens.shape).to(tokens.device)
-    others = draws.integers(*tokens.shape, high=reader.size).to(tokens.device)
+    others = reader.ordinary[draws.integers(*tokens.shape, high=len(reader.ordinary))].to(tokens.device)
     shown = torch.where(hidden & (fate < 0.8), reader.mask, tokens)
-    ordinary = torch.where(torch.isin(others, special), reader.mask, others)
-    return torch.where(hidden & (fate >= 0.9), ordinary, shown), hidden
+    return torch.where(hidden & (fate >= 0.9), others, shown), hidden
 
 
 def mlm_objective(encoder: TextEncoder, tokens: Int[Tensor, "n length"], recipe: MLM) -> Objective:

@@ -108,15 +108,17 @@ def _sentences(
     nouns = [part(_NOUNS[topic]) for topic in TOPICS]
     adjectives, verbs = ([part(kinds[name]) for name in SENTIMENTS] for kinds in (_ADJECTIVES, _VERBS))
 
-    def pick(choices: "list[str] | tuple[str, ...]") -> str:
-        return choices[int(torch.randint(len(choices), (1,), generator=generator))]
-
+    # All draws at once; their number is so large that the remainder is as good as uniform.
+    draws = torch.randint(2**40, (count, 11), generator=generator).tolist()
     sentences, topics, sentiments = [], [], []
-    for number in range(count):
+    for number, (first, second, third, *others) in enumerate(draws):
         topic, sentiment = number % len(TOPICS), number // len(TOPICS) % len(SENTIMENTS)
-        frame = pick(_KEYWORDS) if keywords else f"{pick(_OPENINGS)} {pick(_CORES)} {pick(_ENDINGS)}"
-        kinds = {"nmkl": nouns[topic], "ab": adjectives[sentiment], "vw": verbs[sentiment]}
-        slots = {slot: pick(words) for letters, words in kinds.items() for slot in letters}
+        parts = ((_KEYWORDS, second),) if keywords else ((_OPENINGS, first), (_CORES, second), (_ENDINGS, third))
+        frame = " ".join(choices[draw % len(choices)] for choices, draw in parts)
+        slots = {}
+        for letters, words in (("nmkl", nouns[topic]), ("ab", adjectives[sentiment]), ("vw", verbs[sentiment])):
+            for slot in letters:
+                slots[slot] = words[others[len(slots)] % len(words)]
         sentences.append(" ".join(frame.format(**slots).split()))
         topics.append(topic)
         sentiments.append(sentiment)

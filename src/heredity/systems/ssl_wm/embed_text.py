@@ -53,8 +53,11 @@ def embed_text_mark(encoder: TextEncoder, sentences: Sequence[str], key: Key, ho
     check_tokenizer(parameters.pool, encoder.reader.knows)
     owned, reader, device = derive_words(key), encoder.reader, run.fabric.device
     before = TextViews(copy.deepcopy(encoder)).requires_grad_(False).eval()
-    some = reader.tokens(sentences[:512])
-    target, scale = anchor_point(outputs(before, some), how.loss, generator_of(run.seed, "anchor point"))
+    anchor = generator_of(run.seed, "anchor point")
+    # A sample of the whole corpus: its first sentences may be all of one kind.
+    some = torch.randperm(len(sentences), generator=anchor)[:1000].tolist()
+    clean_features = outputs(before, reader.tokens([sentences[row] for row in some]))
+    target, scale = anchor_point(clean_features, how.loss, anchor)
     target, scale = target.to(device), scale.to(device)
 
     def step(model: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:

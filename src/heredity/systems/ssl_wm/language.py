@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from heredity.core.errors import ConfigError, HeredityError, suggestion
-from heredity.core.outcome import Metric, Table
+from heredity.core.outcome import Bars, Metric, Table
 from heredity.core.randomness import generator_of, seed_of
 from heredity.core.run import Run
 from heredity.core.system import Needs
@@ -23,6 +23,7 @@ from heredity.systems.ssl_wm.calibration import LEVELS, excess, rejections
 from heredity.systems.ssl_wm.embed_text import embed_text_mark
 from heredity.systems.ssl_wm.keys import Key, generate_key
 from heredity.systems.ssl_wm.language_config import Language
+from heredity.systems.ssl_wm.pictures import loss_curves
 from heredity.systems.ssl_wm.text_keys import (
     TextKeyParameters,
     Words,
@@ -91,6 +92,7 @@ def run_language(
         }
         for name in _HONEST:
             clean_p += _random_keys(f"{at}/{name}/random-keys", models[name], sentence_task, shape, config, run)
+    _draw(children, run)
     return _metrics(children, clean_p), _tables(children, clean_p, key, source)
 
 
@@ -229,6 +231,19 @@ def language_needs(config: Language) -> Needs:
     size = sum(parameter.numel() for parameter in encoder.parameters())
     steps = {f"language {name}": plan.total(len(corpus)) for name, plan in plans.items()}
     return Needs(sources, {"language": size}, steps, size * 4 * 8 / 2**20)
+
+
+def _draw(children: Mapping[str, Mapping[str, Mapping[str, Any]]], run: Run) -> None:
+    """The verdicts as bars, and the terms of the embedding loss."""
+    bars = {name: tuple(-rows[name]["log10_p"] for rows in children.values()) for name in CHILDREN}
+    run.figure(
+        "language-verdicts",
+        Bars(tuple(children), bars, unit="-log10 p", reference=4.0),
+        caption="Evidence against every suspect that reads text. Bars beyond the line are verified at p < 1e-4; children of "
+        "the clean encoder and those trained from scratch must stay short of it.",
+        alt="Bars of minus log ten p for each child: stolen children beyond the verification level, innocent ones below.",
+    )
+    loss_curves("language", run)
 
 
 def _metrics(children: Mapping[str, Mapping[str, Mapping[str, Any]]], clean_p: Sequence[float]) -> dict[str, Metric]:

@@ -36,7 +36,7 @@ class TextThief:
 class TextVerification:
     """`sentences` base sentences, `decoys` foreign groups; `keys` random keys a clean child, on `few` sentences each."""
 
-    sentences: int = 256
+    sentences: int = 128
     decoys: int = 24
     keys: int = 10
     few: int = 48
@@ -68,4 +68,12 @@ def text_thief(rows: int, epochs: float, *, patience: int = 3) -> TextThief:
     return TextThief(rows=rows, full=tuning(3e-4, True), hard=tuning(1e-3, True), scratch=tuning(1e-3, False))
 
 
-LANGUAGE = Language(thief=text_thief(1000, 15))
+LANGUAGE = Language(
+    pretraining=MLM(
+        mask=0.3, plan=Plan(steps=1000, batch=64, learning_rate=2e-3, schedule="one-cycle", weight_decay=0.01)
+    ),
+    embedding=TextEmbedding(
+        plan=Plan(steps=400, batch=48, optimiser="adam", learning_rate=1e-3, clip=5.0, mode="eval")
+    ),
+    thief=text_thief(1000, 15),
+)

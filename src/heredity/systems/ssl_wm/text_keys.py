@@ -48,11 +48,9 @@ def check_text_parameters(parameters: TextKeyParameters) -> None:
             f"params.pool of a text key holds {len(pool)} words",
             remedy=f"it needs {100 * parameters.words} at least, better 5000: decoys that share words with a key weaken it",
         )
-    odd = next(
-        (word for word in pool if not isinstance(word, str) or not 0 < len(word) <= 64 or word.split() != [word]), ""
-    )
-    if odd != "" or len(set(pool)) < len(pool):
-        what = f"holds {odd!r}, which is no single word" if odd != "" else "holds a word twice"
+    odd = [word for word in pool if not isinstance(word, str) or len(word) > 64 or word.split() != [word]]
+    if odd or len(set(pool)) < len(pool):
+        what = f"holds {odd[0]!r}, which is no single word" if odd else "holds a word twice"
         raise ConfigError(f"params.pool of a text key {what}", remedy="make the pool with choose_pool")
 
 
