@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Heavy imports happen inside the command that needs them."""
 
 import contextlib
+import functools
 import io
 import json
 import re
@@ -451,6 +452,16 @@ def _data_options(source: Annotated[str | None, tyro.conf.arg(metavar="[SOURCE]"
     return source
 
 
+def _deferred(verb: Callable[..., Any]) -> Callable[..., Callable[[], Any]]:
+    """The verb with its arguments, to be called after parsing: what it says on standard error is no complaint of tyro's."""
+
+    @functools.wraps(verb)
+    def parsed(*arguments: Any, **options: Any) -> Callable[[], Any]:
+        return lambda: verb(*arguments, **options)
+
+    return parsed
+
+
 def _verb(name: str, words: list[str]) -> int:
     system = find_system(name)
     verbs: dict[str, Callable[..., Any]] = dict(system.load("commands"))
@@ -462,7 +473,7 @@ def _verb(name: str, words: list[str]) -> int:
         return 0
     if words[0] not in verbs:
         raise ConfigError(f"{name} has no verb {words[0]!r}", remedy=suggestion(words[0], verbs))
-    result = parse(verbs[words[0]], words[1:], f"heredity {name} {words[0]}")
+    result = parse(_deferred(verbs[words[0]]), words[1:], f"heredity {name} {words[0]}")()
     if result is not None:
         print(result)
     return 0

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from helpers.marked import SHAPE, knows, knows_nothing, make_key
 from helpers.serving import serving
 from torch import nn
 
-from heredity.cli import main
+from heredity.cli import dispatch, main
 from heredity.core.errors import HeredityError, ModelError, RunError
 from heredity.core.lineage import Lineage, content_hash, record, save_model
 from heredity.core.run import Run
@@ -38,6 +39,15 @@ def key(tmp_path: Path) -> Path:
     save_model(tmp_path / "marked.safetensors", encoder)
     commit(path, encoder=tmp_path / "marked.safetensors")
     return path
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> str:
+    """A source with thousands of words."""
+    words = ["".join(letters) for letters in product("abcdefghi", repeat=4)]
+    rows = [f"{' '.join(words[n : n + 9])},{n // 9 % 2}" for n in range(0, len(words), 9)]
+    (tmp_path / "corpus.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    return f"csv:{tmp_path / 'corpus.csv'}"
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +141,15 @@ def test_cost_is_told_and_the_budget_kept(key: Path) -> None:
         verify(key, "marked", max_queries=10, **FEW)
 
 
-def test_an_endpoint_is_verified_and_recorded_without_being_told_to(key: Path, tmp_path: Path) -> None:
+def test_cost_and_progress_are_told_while_asking(key: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["ssl-wm", "verify", str(key), "marked", "--images", "digits", "--number", "16", "--decoys", "12"]
+    assert dispatch(words) == 0
+    said = capsys.readouterr()
+    assert "352 queries in 1 requests" in said.err
+    assert said.out.startswith("behaviour bound to the committed key")
+
+
+def test_an_endpoint_is_verified_and_recorded_without_being_told_to(key: Path, tmp_path: Path, corpus: str) -> None:
     with serving(Service(knows(make_key()), "marked", size=SHAPE.reference_size)) as address:
         found = verified(key, endpoint=address, looks=2)
         assert found.suspect == f"{address}/v1/predict"
@@ -142,7 +160,7 @@ def test_an_endpoint_is_verified_and_recorded_without_being_told_to(key: Path, t
         with pytest.raises(HeredityError, match="either SUSPECT or --endpoint"):
             verify(key, "marked", endpoint=address, **FEW)
         text = tmp_path / "text.key.json"
-        keygen(text, owner="Ada", corpus="grammar+pydoc")
+        keygen(text, owner="Ada", corpus=corpus)
         with pytest.raises(HeredityError, match="for 'text'"):
             verify(text, endpoint=address, uncommitted=True, number=8)
     with pytest.raises(HeredityError, match="failed 1 times"):
@@ -199,8 +217,8 @@ def test_a_protected_key_is_made_committed_and_used(tmp_path: Path, monkeypatch:
     assert verified(path, "clean").corrected_p > 1e-4
 
 
-def test_sub_keys_of_a_new_key_do_not_overlap(tmp_path: Path) -> None:
-    keygen(tmp_path / "text.key.json", owner="Ada", corpus="grammar+pydoc", words=2)
+def test_sub_keys_of_a_new_key_do_not_overlap(tmp_path: Path, corpus: str) -> None:
+    keygen(tmp_path / "text.key.json", owner="Ada", corpus=corpus, words=2)
     words = load_key(tmp_path / "text.key.json")
     from heredity.systems.ssl_wm.modality import TEXT
 
@@ -273,15 +291,15 @@ def test_an_encoder_committed_to_is_not_marked_again(key: Path, tmp_path: Path) 
         embed(key, f"file:{tmp_path / 'marked.safetensors'}", tmp_path / "o.safetensors", images="digits", steps=1)
 
 
-def test_keys_and_images_of_different_kinds(tmp_path: Path) -> None:
+def test_keys_and_images_of_different_kinds(tmp_path: Path, corpus: str) -> None:
     from heredity.systems.ssl_wm.commands import verify_suspect
 
     grey = Key("Ada", "now", bytes(32), replace(SHAPE, channels=1))
     with pytest.raises(HeredityError, match="3 channels, the key is for 1"):
         verify_suspect(knows_nothing, torch.zeros(8, 3, 16, 16, dtype=torch.uint8), grey)
-    keygen(tmp_path / "text.key.json", owner="Ada", corpus="grammar+pydoc")
+    keygen(tmp_path / "text.key.json", owner="Ada", corpus=corpus)
     with pytest.raises(HeredityError, match="does not name a text encoder"):
-        embed(tmp_path / "text.key.json", "timm:resnet18?random", tmp_path / "o.safetensors", images="digits")
+        embed(tmp_path / "text.key.json", "timm:resnet18?random", tmp_path / "o.safetensors")
     with pytest.raises(HeredityError, match="the key is for text, not for images"):
         derive_patches(load_key(tmp_path / "text.key.json"))
     with pytest.raises(HeredityError, match="16 x 20"):

@@ -49,8 +49,8 @@ class Disputed:
 
 
 def verify(
-    key: Annotated[Path, tyro.conf.Positional],
-    suspect: Annotated[str | None, tyro.conf.Positional] = None,
+    key: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="KEY")],
+    suspect: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[SUSPECT]")] = None,
     endpoint: str | None = None,
     images: str | None = None,
     size: int | None = None,
@@ -147,10 +147,10 @@ def verify(
         suspect_since=suspect_since,
     )
     cost = describe_cost(terms, asked.batch)
-    reporter.say(cost)
     _within_budget(terms, max_queries, twice=against is not None)
     if dry_run:
         return cost
+    reporter.say(cost)
     found = _ask(Questions.of(terms, owned, chosen), asked, recorded, resume, reporter)
     if service is not None:
         reporter.say(f"{service.requests:,} requests sent, {service.failures:,} of them failed and were sent again")
