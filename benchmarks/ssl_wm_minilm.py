@@ -64,7 +64,7 @@ def main() -> None:
     order = torch.randperm(len(task.train.labels), generator=generator_of(asked.seed, "rows"))
     stolen_rows, own_rows = order[: asked.rows], order[asked.rows :]
     held_out = task.test.rows(
-        torch.randperm(len(task.test.labels), generator=generator_of(asked.seed, "held out"))[:400]
+        torch.randperm(len(task.test.labels), generator=generator_of(asked.seed, "held out"))[:300]
     )
 
     # The owner trains on sentences that the thief never sees, and needs no label of them.
