@@ -12,15 +12,15 @@ from heredity.defences.contract import Cost, InputFilter, as_unit, calibrate, cl
 
 @dataclass(frozen=True)
 class Strip:
-    """`overlays` clean images are laid over each input: clip(`weight` input + `overlay` other).
+    """`overlays` clean images are laid over each input: clip(`weight` input + `overlay` other), by default as in the paper.
 
-    The paper adds the two with weights 1 and 1; halves keep the contrast of both. `rejection` is the share of clean
-    inputs that may be turned away.
+    Halves keep the contrast of both pictures, but halve the patch too, and a net that learnt the whole patch may not know
+    half of it. `rejection` is the share of clean inputs that may be turned away.
     """
 
     overlays: int = 32
-    weight: float = 0.5
-    overlay: float = 0.5
+    weight: float = 1.0
+    overlay: float = 1.0
     rejection: float = 0.01
 
 
