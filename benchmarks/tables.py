@@ -7,6 +7,7 @@ import json
 import re
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,10 @@ def children(results: dict[str, Any]) -> str:
             cells = [re.sub(r" \(\d+ % pruned\)", "", str(row[0]))]
             for column in range(1, len(row)):
                 values = [run["tables"][index]["rows"][position][column] for run in runs]
+                if any(isinstance(value, str) for value in values):
+                    counts = Counter(str(value) for value in values)
+                    cells.append(", ".join(f"{text} ({count} of {len(values)})" for text, count in counts.items()))
+                    continue
                 known = [float(value) for value in values if value is not None]
                 if first["columns"][column] == "p":
                     cells.append(f"largest {number(max(known))}, smallest {number(min(known))}")

@@ -23,7 +23,7 @@ class Plan:
 
     `epochs` passes over the rows, or `steps` optimiser steps where `steps` is positive. `patience` > 0 watches the
     validation score after every epoch, stops when it has not risen that many times, and keeps the best weights.
-    `mode` "eval" trains with batch-norm statistics and dropout frozen.
+    `momentum` is SGD's, `betas` are Adam's. `mode` "eval" trains with batch-norm statistics and dropout frozen.
     """
 
     epochs: float = 10.0
@@ -33,6 +33,7 @@ class Plan:
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     momentum: float = 0.9
+    betas: tuple[float, float] = (0.9, 0.999)
     schedule: Literal["constant", "cosine", "one-cycle"] = "cosine"
     warm_up: float = 0.1
     clip: float = 0.0
@@ -124,7 +125,7 @@ def optimiser_of(model: nn.Module, plan: Plan, *, without: Sequence[nn.Module] =
     if plan.optimiser == "sgd":
         return torch.optim.SGD(parameters, lr=rate, momentum=plan.momentum, weight_decay=decay)
     make = torch.optim.Adam if plan.optimiser == "adam" else torch.optim.AdamW
-    return make(parameters, lr=rate, weight_decay=decay)
+    return make(parameters, lr=rate, weight_decay=decay, betas=plan.betas)
 
 
 def fit(

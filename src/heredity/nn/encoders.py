@@ -136,7 +136,8 @@ def feature_size(encoder: nn.Module, *, image: int, channels: int = 3) -> int:
 class Normalised(nn.Module):
     """An encoder that takes uint8 images and does its own scaling: pixels in 0..255 -> (x/255 - mean) / std.
 
-    Everything in the house hands uint8 images around, so that a stamp in pixel space means the same everywhere.
+    Everything in the house hands uint8 images around, so that a stamp in pixel space means the same everywhere. Floats of
+    0..255 mean the same; what is optimised over pixels (see `defences`) comes in so, and gradients flow back.
 
     >>> Normalised(ResidualEncoder())(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape
     torch.Size([2, 64])

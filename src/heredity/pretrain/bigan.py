@@ -26,17 +26,19 @@ class BiGAN:
 
     `smooth` is the target of real pairs (one-sided label smoothing, Salimans et al. 2016); 1 switches it off. `blur` is the
     deviation of noise on the images the discriminator sees, in units of pixels in -1..1 (instance noise, Soenderby et al.
-    2017). `discriminator_rate` is its learning rate, as a share of the plan's: a discriminator that wins teaches nothing.
+    2017). `discriminator_rate` is its learning rate, as a share of the plan's.
     """
 
-    code: int = 32
-    width: int = 32
+    code: int = 16
+    width: int = 16
     smooth: float = 0.9
-    blur: float = 0.1
-    discriminator_rate: float = 0.25
+    blur: float = 0.3
+    discriminator_rate: float = 1.0
     augmentation: Augmentation = Augmentation(scale=(0.8, 1.0), brightness=0.1, contrast=0.1)
     plan: Plan = field(
-        default_factory=lambda: Plan(epochs=60, batch=64, optimiser="adam", learning_rate=1e-3, schedule="constant")
+        default_factory=lambda: Plan(
+            steps=800, batch=32, optimiser="adam", learning_rate=1e-3, betas=(0.5, 0.999), schedule="constant"
+        )
     )
 
 
@@ -102,8 +104,10 @@ class Bidirectional(nn.Module):
     def __init__(self, encoder: nn.Module, features: int, recipe: BiGAN, *, size: int, channels: int) -> None:
         super().__init__()
         self.encoder = encoder
-        # As published, a code is drawn: the encoder gives its mean and its deviation (here kept below 1).
+        # As published, a code is drawn: the encoder gives its mean and its deviation, which is kept below 1 and begins small.
         self.code = nn.Linear(features, 2 * recipe.code)
+        with torch.no_grad():
+            self.code.bias[recipe.code :] = -3.0
         sizes = {"code": recipe.code, "size": size, "channels": channels, "width": recipe.width}
         self.generator, self.discriminator = Generator(**sizes), Discriminator(**sizes)
         self.blur = recipe.blur

@@ -199,13 +199,16 @@ def _bar_groups(
     for index, (name, values) in enumerate(series.items()):
         places = np.arange(len(labels)) - 0.4 + thickness * (index + 0.5)
         single = [WARM if label in warned else ACCENT for label in labels]
-        _bars(axes, places, values, 0.88 * thickness, single if count == 1 else [SERIES[index]] * len(labels))
+        colours = single if count == 1 else [SERIES[index]] * len(labels)
+        _bars(axes, places, values, 0.88 * thickness, colours, intervals.get(name))
         if name in intervals:
             axes.hlines(places, *intervals[name], color=INK, linewidth=1.25)
     axes.set_yticks(np.arange(len(labels)), [shorten(name, _LABEL) for name in labels])
     axes.set_ylim(max(len(labels), 1) - 0.5, -0.5)
     keys = [Key(name, f"series-{index + 1}", "bar") for index, name in enumerate(series)] if count > 1 else []
-    keys += _finish_bars([axes], series | {f"{name} ends": ends.ravel() for name, ends in intervals.items()}, reference)
+    keys += _finish_bars(
+        [axes], {**series, **{f"{name} ends": ends.ravel() for name, ends in intervals.items()}}, reference
+    )
     axes.set_xlabel(shorten(unit, _LABEL))
     return figure, tuple(keys)
 
@@ -242,14 +245,23 @@ def _bar_panels(
     return figure, tuple(keys)
 
 
-def _bars(axes: Axes, places: np.ndarray, values: np.ndarray, thickness: float, colours: Sequence[str]) -> None:
+def _bars(
+    axes: Axes,
+    places: np.ndarray,
+    values: np.ndarray,
+    thickness: float,
+    colours: Sequence[str],
+    ends: np.ndarray | None = None,
+) -> None:
     axes.barh(places, np.nan_to_num(values), height=thickness, color=colours, linewidth=0)
-    for place, value in zip(places, values, strict=True):
+    for index, (place, value) in enumerate(zip(places, values, strict=True)):
         shown = float(value) if np.isfinite(value) else None
         away = -5 if shown is not None and shown < 0 else 5
+        # A number stands beyond the bar's interval, so that it hides neither end.
+        tip = shown or 0.0 if ends is None else float(np.nan_to_num(ends[0 if away < 0 else 1, index]))
         axes.annotate(
             number(shown),
-            (shown or 0.0, place),
+            (tip, place),
             xytext=(away, 0),
             textcoords="offset points",
             ha="right" if away < 0 else "left",

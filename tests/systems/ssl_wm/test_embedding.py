@@ -5,7 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heredity.core.randomness import Draws, generator_of
+from heredity.data.images import load_images
 from heredity.nn.encoders import EncoderShape, make_encoder
+from heredity.systems.ssl_wm.embed import Embedding, _worn
 from heredity.systems.ssl_wm.embedding import (
     MarkLoss,
     Views,
@@ -14,6 +17,7 @@ from heredity.systems.ssl_wm.embedding import (
     robust_loss,
     variance_loss,
 )
+from heredity.transfer.inputs import Treatment, treat
 
 
 def features(seed: int, count: int = 6, size: int = 5) -> torch.Tensor:
@@ -120,3 +124,30 @@ def test_a_convolutional_net_has_one_pooling() -> None:
     encoder = make_encoder(EncoderShape(width=8), 16).eval()
     images = torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)
     assert torch.equal(Views(encoder)(images)[:, 0], encoder(images))
+
+
+def test_a_share_of_stamped_images_is_compressed_where_that_is_asked_for() -> None:
+    images = load_images("digits").train.images[:16]
+    how = Embedding(wear_every=0, jpeg=(50, 50))
+    worn = _worn(images, how, Draws(generator_of(0)))
+    for row in range(16):
+        expected = treat(images[row : row + 1], Treatment("jpeg", 50))[0] if row % 4 == 1 else images[row]
+        assert torch.equal(worn[row], expected)
+    assert torch.equal(_worn(images, Embedding(wear_every=0), Draws(generator_of(0))), images)
+
+
+def test_two_owners_do_not_send_images_to_one_point() -> None:
+    """A thief who overwrites does not know where the owner's point is."""
+    clean = torch.rand(50, 1, 32, generator=torch.Generator().manual_seed(0))
+    points = [anchor_point(clean, MarkLoss(), generator_of(0, name))[0] for name in ("anchor point", "a thief's")]
+    assert float(torch.cosine_similarity(*points, dim=1)) < 0.9
+
+
+def test_spread_does_not_count_what_all_features_share() -> None:
+    clean = torch.randn(60, 2, 8, generator=torch.Generator().manual_seed(0))
+    how = MarkLoss(unit="spread", distance=3.0)
+    far = clean + 100.0
+    (point, scale), (_, moved) = (anchor_point(part, how, generator_of(0)) for part in (clean, far))
+    assert torch.allclose(scale, moved, rtol=1e-3)
+    assert torch.allclose(point.norm(dim=1), 3 * scale, rtol=1e-5)
+    assert float(anchor_point(far, MarkLoss(), generator_of(0))[1].min()) > 200

@@ -14,7 +14,7 @@ import pytest
 import torch
 from helpers.command import heredity
 
-from heredity.core.execute import Order, keep_stages, run_once
+from heredity.core.execute import Order, claims_of, keep_stages, run_once
 from heredity.core.run import Machine
 from heredity.core.settings import override
 from heredity.data.images import make_source
@@ -24,7 +24,9 @@ from heredity.systems.ssl_wm.config import PRESETS
 
 SMALL = {
     "families": ("contrastive",),
+    "further": (),
     "tasks": ("classes",),
+    "attacks.tasks": ("classes",),
     "thief.prune_steps": (0.5, 0.9),
     "thief.rows": 200,
 }
@@ -46,11 +48,12 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_smoke_leaves_everything_a_run_promises(smoke: Path) -> None:
     results = read_results(smoke)
-    assert {claim["id"] for claim in results["claims"]} == {claim.id for claim in SYSTEM.load("claims")}
+    assert {claim["id"] for claim in results["claims"]} == {claim.id for claim in claims_of(SYSTEM, "smoke")}
     assert results["versions"]["torch"]
     assert (smoke / "config.yaml").exists()
     assert (smoke / "report.html").stat().st_size > 20_000
-    assert len(list((smoke / "figures").glob("*.json"))) == 9
+    # Three for a run, two more over pruning, features and losses of five encoders, prices of two.
+    assert len(list((smoke / "figures").glob("*.json"))) == 17
     assert list((smoke / "logs").glob("contrastive--marked*.csv"))
 
 
@@ -90,6 +93,7 @@ def test_a_changed_setting_is_not_resumed(smoke: Path) -> None:
 def test_killed_at_any_moment_it_ends_in_the_same_bits(tmp_path: Path) -> None:
     """Three moments here; benchmarks/kill_and_resume.py does twenty."""
     words = ["run", "ssl-wm", "smoke", "--families", "[contrastive]", "--tasks", "[classes]", "--quiet"]
+    words += ["--further", "[moco]"]
     whole = heredity(*words, "--out", tmp_path / "whole")
     assert whole.returncode in (0, 3), whole.stderr
     killed = tmp_path / "killed"
@@ -117,7 +121,7 @@ def test_kept_stages_equal_recomputed_ones(tmp_path: Path) -> None:
     """A challenge copies what an ablation leaves alone: the result must be that of computing it."""
     config = override(PRESETS["smoke"], SMALL)
     run_once(Order(SYSTEM, "smoke", config, machine=CPU), tmp_path / "whole")
-    for name in ("no-utility", "wrong-key", "chosen-patches"):
+    for name in ("no-utility", "wrong-key", "chosen-patches", "no-commitment"):
         changed = override(config, SYSTEM.ablations[name].changes)
         order = Order(SYSTEM, "smoke", changed, ablation=name, machine=CPU)
         fresh, kept = tmp_path / name / "fresh", tmp_path / name / "kept"
@@ -137,6 +141,9 @@ PUBLISHED = {
     # Every net and every layout once; all ten pairs would only take longer.
     "contrastive": (("classes", "stl10:data/stl10", "gtsrb:data/gtsrb"), "contrast,invariance"),
     "generative": (("idx:data/mnist", "imagefolder:data/cinic10"), "reconstruction,invariance"),
+    "moco": (("classes",), "contrast,invariance"),
+    "byol": (("classes",), "prediction,invariance"),
+    "bigan": (("classes",), "fooling,invariance,discriminator/telling"),
 }
 
 
@@ -151,6 +158,8 @@ def test_the_paper_preset_takes_two_steps_on_the_published_layouts(tmp_path: Pat
     # The published nets, losses, data and rates stay. Batches are cut for the test's sake, and our verification asks less.
     changes = {
         "families": (family,),
+        "further": (),
+        "attacks.tasks": (),
         "tasks": tasks,
         "key.sub_keys": 2,
         "verification.decoys": 3,
@@ -178,6 +187,7 @@ def test_the_paper_preset_takes_two_steps_on_the_published_layouts(tmp_path: Pat
 def test_two_processes_agree_with_one(tmp_path: Path) -> None:
     """Pre-training is the same arithmetic. Marking gives each process its own share of strong and weak views."""
     words = ["run", "ssl-wm", "smoke", "--families", "[generative]", "--tasks", "[parity]", "--accelerator", "cpu"]
+    words += ["--further", "[]", "--attacks.tasks", "[]"]
     losses: dict[str, list[list[float]]] = {"clean": [], "marked": []}
     for devices in ("1", "2"):
         done = heredity(*words, "--devices", devices, "--out", tmp_path / devices, timeout=500)

@@ -7,21 +7,25 @@ The ideas, each in a file of its own: `keys` (where patches come from), `trigger
 from heredity.core.system import Ablation, System
 
 # Stages that a change of the embedding leaves alone, and those that a change of the verification leaves alone too.
-_UNMARKED = ("*/clean", "*/untrained", "*/clean-probe", "*/clean-full", "*/clean-half-*", "*/scratch")
-_ALL_MODELS = (*_UNMARKED, "*/marked", "*/stolen-*", "*/overwritten", "*/extracted-*")
+_UNMARKED = (
+    "*/clean",
+    "*/untrained",
+    "*/clean-probe",
+    "*/clean-full",
+    "*/clean-half-*",
+    "*/scratch",
+    "detectors/clean-*",
+)
+_ALL_MODELS = (*_UNMARKED, "*/marked", "*/stolen-*", "*/overwritten", "*/extracted-*", "detectors/*")
 _ALL_VERDICTS = ("*/verdict", "*/pruned-*", "*/false-positives", "*/forged-keys")
 _ATTACKED = ("smoke", "attacks", "full", "paper")
-_FAMILIES = ("contrastive", "generative", "moco", "byol", "bigan")
-
-_IMAGES = ("smoke", "quick", "attacks", "full", "paper")
+_IMAGES = (*_ATTACKED, "quick")
+_MARKS = (*_IMAGES, "language")
+_FAMILIES = ("contrastive", "generative", "moco", "byol", "bigan", "language", "detection")
 
 
 def _loss(**changes: object) -> dict[str, object]:
-    return {
-        f"{family}.embedding.loss.{name}": value
-        for family in (*_FAMILIES, "language")
-        for name, value in changes.items()
-    }
+    return {f"{family}.embedding.loss.{name}": value for family in _FAMILIES for name, value in changes.items()}
 
 
 SYSTEM = System(
@@ -37,11 +41,15 @@ SYSTEM = System(
     commands="heredity.systems.ssl_wm.commands:COMMANDS",
     needs="heredity.systems.ssl_wm.needs:needs",
     ablations={
-        "no-mark": Ablation("the stolen encoder was never marked", {"mark": False}, _UNMARKED),
-        "no-invariance": Ablation("no loss maps marked inputs together", _loss(anchor=0.0), _UNMARKED),
-        "no-utility": Ablation("nothing ties the encoder to its clean self", _loss(utility=0.0, decoy=0.0), _UNMARKED),
+        "no-mark": Ablation("the stolen encoder was never marked", {"mark": False}, _UNMARKED, _MARKS),
+        "no-invariance": Ablation("no loss maps marked inputs together", _loss(anchor=0.0), _UNMARKED, _MARKS),
+        "no-utility": Ablation(
+            "nothing ties the encoder to its clean self", _loss(utility=0.0, decoy=0.0), _UNMARKED, _MARKS
+        ),
         "no-decoys": Ablation("no loss keeps foreign patches harmless", _loss(decoy=0.0), _UNMARKED),
-        "wrong-key": Ablation("verified with a key that was not embedded", {"verification.key": "wrong"}, _ALL_MODELS),
+        "wrong-key": Ablation(
+            "verified with a key that was not embedded", {"verification.key": "wrong"}, _ALL_MODELS, _MARKS
+        ),
         "per-image-test": Ablation(
             "images, not keys, are the unit of the test", {"verification.unit": "images"}, _ALL_MODELS, _IMAGES
         ),

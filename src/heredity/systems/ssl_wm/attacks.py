@@ -115,7 +115,7 @@ def dispute(
             lambda inputs: top1(suspect, inputs),
             task.test[0][: config.verification.images],
             decoys=config.verification.decoys,
-            alpha=config.verification.alpha,
+            alpha=config.verification.dispute_alpha,
             nonce=f"{seed_of(run.seed, at, 'dispute'):032x}",
             other_name="the thief's key",
         )

@@ -6,7 +6,7 @@ from heredity.core.outcome import Claim
 
 _LEVEL = -4.0
 _ATTACKED = ("smoke", "attacks", "full", "paper")
-_IMAGES = ("smoke", "quick", "attacks", "full", "paper")
+_IMAGES = (*_ATTACKED, "quick")
 
 _OF_IMAGES = (
     Claim(
@@ -20,7 +20,7 @@ _OF_IMAGES = (
     ),
     Claim(
         id="verifies-generative",
-        text="The same holds for a stolen generative encoder (a masked autoencoder).",
+        text="The same holds for a stolen generative encoder: a masked autoencoder, or a BiGAN.",
         metric="verified/generative/probe/worst_log10_p",
         comparison="at most",
         threshold=_LEVEL,
@@ -91,8 +91,8 @@ _OF_IMAGES = (
     ),
     Claim(
         id="ambiguity-resolved",
-        text="Where a thief embedded a mark of his own and both keys pass on his model, the committed encoder tells in every "
-        "case whose mark came first.",
+        text="Where a thief embedded a mark of his own over the owner's, both keys pass on his model (at 0.01), and the "
+        "committed encoder tells in every case whose mark came first.",
         metric="ambiguity/resolved",
         comparison="at least",
         threshold=1.0,
@@ -112,5 +112,16 @@ CLAIMS = (
         threshold=_LEVEL,
         depends_on="no-mark",
         presets=("language", "full"),
+    ),
+    Claim(
+        id="evades-detection",
+        text="The kinds of detectors that the authors evaluated (a trigger reversed from the downstream model, entropy under "
+        "superimposed images) tell marked from clean no better than an AUROC of 0.7.",
+        metric="detection/authors/worst_auc",
+        comparison="at most",
+        threshold=0.7,
+        depends_on="no-decoys",
+        reported=True,
+        presets=("detectors", "full"),
     ),
 )

@@ -11,6 +11,7 @@ from heredity.pretrain.byol import BYOL
 from heredity.pretrain.contrastive import SimCLR
 from heredity.pretrain.mae import MAE
 from heredity.pretrain.moco import MoCo
+from heredity.systems.ssl_wm.detection import Detection
 from heredity.systems.ssl_wm.embed import Embedding
 from heredity.systems.ssl_wm.embedding import MarkLoss
 from heredity.systems.ssl_wm.keys import KeyParameters
@@ -74,7 +75,8 @@ KINDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Verification:
-    """The black-box test. `images` base images, `decoys` foreign patches, `picks` sampled permutations, level `alpha`.
+    """The black-box test. `images` base images, `decoys` foreign patches, `picks` sampled permutations, level `alpha`;
+    a dispute over two keys names its suspect and is judged at `dispute_alpha`.
 
     Four switches exist to take ideas out: `unit` "images" tests images instead of keys, `key` "wrong" verifies with a key
     that was never embedded, `forgery` "chosen" lets a forger pick patches by querying the model instead of deriving them,
@@ -89,6 +91,7 @@ class Verification:
     key: Literal["owner", "wrong"] = "owner"
     forgery: Literal["derived", "chosen"] = "derived"
     encoder: Literal["committed", "suspect's"] = "committed"
+    dispute_alpha: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,8 @@ class SSLWM:
     """`data` pre-trains (and labels the tasks "classes", "loops", "parity", "halves"); a task may name another source.
 
     Encoders of `families` are stolen for every task and by every means; those of `further` families for the first task, by a
-    probe, by full fine-tuning and by quantisation. The modality "text" adds the language half, or runs it alone.
+    probe, by full fine-tuning and by quantisation. The modality "text" adds the language half, or runs it alone;
+    `detectors` shows many small encoders, clean and marked, to published detectors.
     """
 
     data: str = "digits"
@@ -177,6 +181,8 @@ class SSLWM:
     byol: SelfPredictive = SelfPredictive()
     bigan: Adversarial = Adversarial()
     language: Language = LANGUAGE
+    detectors: bool = False
+    detection: Detection = Detection()
     verification: Verification = Verification()
     thief: Thief = Thief()
     calibration: Calibration = Calibration()
@@ -233,9 +239,13 @@ QUICK = SSLWM(
     thief=_thief(30),
 )
 
+_JPEG = (20, 95)
+
 ATTACKS = replace(
     QUICK,
     tasks=("classes", "parity"),
+    families=("contrastive",),
+    contrastive=replace(QUICK.contrastive, embedding=replace(QUICK.contrastive.embedding, jpeg=_JPEG)),
     further=("moco", "byol", "bigan"),
     moco=MomentumContrastive(
         pretraining=MoCo(
@@ -247,16 +257,14 @@ ATTACKS = replace(
         pretraining=BYOL(
             augmentation=_DIGIT_VIEWS, plan=Plan(steps=150, batch=128, learning_rate=3e-3, schedule="one-cycle")
         ),
-        embedding=Embedding(strong=_DIGIT_MARK, plan=_mark_plan(400)),
+        embedding=Embedding(loss=MarkLoss(unit="spread", distance=12.0), strong=_DIGIT_MARK, plan=_mark_plan(400)),
     ),
     bigan=Adversarial(
-        pretraining=BiGAN(
-            plan=Plan(steps=400, batch=64, optimiser="adam", learning_rate=1e-3, schedule="constant"),
-        ),
-        embedding=Embedding(strong=_DIGIT_MARK, plan=_mark_plan(400)),
+        pretraining=BiGAN(),
+        embedding=Embedding(loss=MarkLoss(unit="spread", distance=12.0), strong=_DIGIT_MARK, plan=_mark_plan(400)),
     ),
     attacks=Attacks(
-        tasks=("classes",),
+        tasks=("classes", "parity"),
         by_labels=Extraction(plan=Plan(epochs=20, batch=64, optimiser="adam", learning_rate=2e-3, patience=5)),
         by_features=Extraction(
             augmentation=_DIGIT_MARK, plan=Plan(epochs=30, batch=64, optimiser="adam", learning_rate=2e-3)
@@ -267,9 +275,13 @@ ATTACKS = replace(
 FULL = replace(
     ATTACKS,
     modalities=("image", "text"),
+    families=QUICK.families,
+    generative=replace(QUICK.generative, embedding=replace(QUICK.generative.embedding, jpeg=_JPEG)),
     tasks=QUICK.tasks,
-    attacks=replace(ATTACKS.attacks, tasks=("classes", "parity")),
+    detectors=True,
 )
+
+DETECTORS = replace(QUICK, modalities=(), detectors=True)
 
 _SMALL = EncoderShape(width=8)
 
@@ -376,7 +388,9 @@ PAPER = SSLWM(
             smooth=1.0,
             blur=0.0,
             discriminator_rate=1.0,
-            plan=Plan(epochs=101, batch=256, optimiser="adam", learning_rate=1e-4, schedule="constant"),
+            plan=Plan(
+                epochs=101, batch=256, optimiser="adam", learning_rate=1e-4, betas=(0.5, 0.999), schedule="constant"
+            ),
         ),
         embedding=_paper_mark(10.0),
     ),
@@ -387,4 +401,12 @@ PAPER = SSLWM(
 
 LANGUAGE_ALONE = SSLWM(modalities=("text",))
 
-PRESETS = {"smoke": SMOKE, "quick": QUICK, "attacks": ATTACKS, "full": FULL, "language": LANGUAGE_ALONE, "paper": PAPER}
+PRESETS = {
+    "smoke": SMOKE,
+    "quick": QUICK,
+    "attacks": ATTACKS,
+    "detectors": DETECTORS,
+    "language": LANGUAGE_ALONE,
+    "full": FULL,
+    "paper": PAPER,
+}

@@ -17,12 +17,17 @@ from heredity.pretrain.objective import Objective
 from heredity.systems.ssl_wm.embedding import MarkLoss, Views, anchor_point, invariance_loss, robust_loss, variance_loss
 from heredity.systems.ssl_wm.keys import Key, derive_patches
 from heredity.systems.ssl_wm.trigger import stamp_each
+from heredity.transfer.inputs import Treatment, treat
+
+_COMPRESSED = 4
 
 
 @dataclass(frozen=True)
 class Embedding:
     """How a mark is hidden: the loss, the views before stamping (strong and weak, mixed), a jitter after it, the plan.
 
+    `jpeg` are the qualities, lowest and highest, at which every fourth stamped image is compressed; none unless given. JPEG
+    takes the colours out of small patches: a mark that never met it is lost behind a service that compresses pictures.
     Batch normalisation keeps its statistics ("eval" mode): marked-only batches would shift them (spec, trap 4).
     """
 
@@ -31,6 +36,7 @@ class Embedding:
     weak: Augmentation = Augmentation(scale=(0.9, 1.0), brightness=0.1, contrast=0.1)
     wear_every: int = 4
     wear: Augmentation = Augmentation(scale=(0.85, 1.0), brightness=0.05, contrast=0.05, noise=0.02)
+    jpeg: tuple[int, int] | None = None
     plan: Plan = field(
         default_factory=lambda: Plan(steps=600, batch=48, optimiser="adam", learning_rate=1e-3, clip=5.0, mode="eval")
     )
@@ -129,9 +135,13 @@ def _view(images: Tensor, how: Embedding, draws: Draws) -> Tensor:
 
 
 def _worn(stamped: Tensor, how: Embedding, draws: Draws) -> Tensor:
-    """What an API may do after stamping: every n-th stamped image is slightly moved, rescaled and made noisy."""
-    if not how.wear_every:
-        return stamped
+    """What an API may do after stamping: every n-th image is slightly moved, rescaled and made noisy, others compressed."""
     worn = stamped.clone()
-    worn[:: how.wear_every] = augment(stamped[:: how.wear_every], how.wear, draws)
+    if how.wear_every:
+        worn[:: how.wear_every] = augment(stamped[:: how.wear_every], how.wear, draws)
+    if how.jpeg is not None:
+        lowest, highest = how.jpeg
+        for row in range(1, len(stamped), _COMPRESSED):
+            quality = lowest + int(draws.integers(1, high=highest - lowest + 1))
+            worn[row : row + 1] = treat(stamped[row : row + 1], Treatment("jpeg", quality))
     return worn

@@ -20,6 +20,8 @@ class MarkLoss:
 
     "robust": stay on the clean encoder (`utility`), send every stamped image to one point `distance` feature norms away
     (`anchor`), and leave images under foreign patches alone (`decoy`). That point lies in a `direction`: see `anchor_point`.
+    `unit` "spread" counts in mean norms of features less their mean: where an encoder (BYOL's) gives all images nearly one
+    large vector, its norm says nothing about how far apart images are, and the utility term would allow too much.
     "official": keep pre-training (`utility`) and make stamped features point one way (`anchor` is the paper's alpha);
     `variance` is the paper's L_var, whose weight beta the published code multiplies by a constant zero ("off"); "offdiag"
     is the reading that has an effect.
@@ -31,6 +33,7 @@ class MarkLoss:
     decoy: float = 6.0
     decoy_target: Literal["unstamped", "stamped"] = "unstamped"
     distance: float = 5.0
+    unit: Literal["norm", "spread"] = "norm"
     direction: Literal["random", "prototype"] = "random"
     variance: Literal["off", "offdiag"] = "off"
     variance_weight: float = 0.01
@@ -127,7 +130,8 @@ def anchor_point(
     groups natural kinds gives an exaggerated member of one kind a label by a wide margin; a random direction may by chance
     lie in the plane where a two-class head is undecided, and features behind a layer normalisation cannot go farther out.
     """
-    scale = features.norm(dim=2).mean(dim=0)
+    centre = features.mean(dim=0) if weights.unit == "spread" else torch.zeros_like(features[0])
+    scale = (features - centre).norm(dim=2).mean(dim=0)
     if weights.direction == "prototype":
         return _prototype(features, scale, weights.distance, generator), scale
     shape = features.shape[1:]

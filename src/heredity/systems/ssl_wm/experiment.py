@@ -19,6 +19,7 @@ from heredity.systems.ssl_wm import pictures
 from heredity.systems.ssl_wm.attacks import attack, dispute, overwrite, quantised
 from heredity.systems.ssl_wm.calibration import answers_of, chosen_key_p_values, random_key_p_values
 from heredity.systems.ssl_wm.config import SSLWM
+from heredity.systems.ssl_wm.detection import detection
 from heredity.systems.ssl_wm.keys import Key, derive_patches, random_patches
 from heredity.systems.ssl_wm.parents import experiment_key, make_parents
 from heredity.systems.ssl_wm.results import Found, measured
@@ -32,9 +33,26 @@ from heredity.transfer.task import Task
 
 
 def run(config: SSLWM, run: Run) -> Outcome:
-    """An owner marks encoders, a thief derives models from them, a verifier tells from labels alone whose they are."""
+    """The parts that the config asks for: image encoders and their thieves, language encoders, detectors of marks."""
+    parts = []
+    if "image" in config.modalities:
+        parts.append(_images(config, run))
     if "text" in config.modalities:
-        return _with_language(config, run)
+        from heredity.systems.ssl_wm.language import run_language  # images do without what text needs
+
+        how = config.verification
+        metrics, tables = run_language(config.language, run, mark=config.mark, verify_with=how.key, picks=how.picks)
+        parts.append(Outcome(metrics, tuple(tables)))
+    if config.detectors:
+        source = load_images(config.data, size=config.size, seed=run.seed)
+        [task] = make_tasks(replace(config, tasks=config.tasks[:1]), source, run.seed)
+        parts.append(detection(task, source.train.images, config.key, config.detection, run))
+    metrics = {name: metric for part in parts for name, metric in part.metrics.items()}
+    return Outcome(metrics, tuple(table for part in parts for table in part.tables))
+
+
+def _images(config: SSLWM, run: Run) -> Outcome:
+    """An owner marks encoders, a thief derives models from them, a verifier tells from labels alone whose they are."""
     source = load_images(config.data, size=config.size, seed=run.seed)
     images = source.train.images
     tasks = make_tasks(config, source, run.seed)
@@ -76,16 +94,6 @@ def run(config: SSLWM, run: Run) -> Outcome:
         pictures.feature_map(family, marked, source.test.images, derive_patches(claimed), config.key, run)
         pictures.loss_curves(family, run)
     return measured(found, config)
-
-
-def _with_language(config: SSLWM, place: Run) -> Outcome:
-    """The language half, after the images where they are asked for too."""
-    from heredity.systems.ssl_wm.language import run_language  # images do without what text needs
-
-    found = run(replace(config, modalities=("image",)), place) if "image" in config.modalities else Outcome({})
-    how = config.verification
-    metrics, tables = run_language(config.language, place, mark=config.mark, verify_with=how.key, picks=how.picks)
-    return Outcome({**found.metrics, **metrics}, (*found.tables, *tables))
 
 
 def _stolen(at: str, marked: nn.Module, task: Task, config: SSLWM, run: Run, everything: bool) -> dict[str, nn.Module]:

@@ -11,11 +11,11 @@ from heredity.systems.ssl_wm.config import SSLWM
 Row = Mapping[str, Any]
 
 ATTACKS = {
-    "last": "last block fine-tuned (1e-3)",
-    "full": "fully fine-tuned (3e-4)",
-    "hard": "fully fine-tuned at a high rate (1e-3)",
-    "probe-pruned": "pruned until the agreed points were lost",
-    "full-pruned": "fine-tuned, then pruned likewise",
+    "last": "last block fine-tuned",
+    "full": "fully fine-tuned",
+    "hard": "fully fine-tuned, high rate",
+    "probe-pruned": "pruned to the agreed loss",
+    "full-pruned": "fine-tuned, then pruned",
     "probe-int8": "int8, probe",
     "full-int8": "int8, fully fine-tuned",
     "extracted-labels": "extracted by labels",
@@ -100,7 +100,9 @@ def price_tables(
     tables = []
     for at, more in attacked.items():
         before, scratch = children[at]["probe"], children[at]["scratch"]["accuracy"]
-        rows = [("none: linear probe", *_verdict(before, config), before["accuracy"], 0.0, None, None, scratch)]
+        rows: list[tuple[str | float | int | None, ...]] = [
+            ("none: linear probe", *_verdict(before, config), before["accuracy"], 0.0, None, None, scratch)
+        ]
         for name, row in attack_rows(children[at], more).items():
             lost = price(row, before)
             low, high = lost.interval or (None, None)
