@@ -1,6 +1,6 @@
 """10 000 trials of the key test, clean child x random key, and a search with 100 000 keys: how often does it cry wolf?
 
-python benchmarks/ssl_wm_calibration.py [--children 40] [--trials 250] [--tries 100000] [--out calibration.json]
+python benchmarks/ssl_wm_calibration.py [--children 24] [--trials 417] [--tries 100000] [--out calibration.json]
 
 Children are trained on digits without any mark: probes on a SimCLR encoder with random halves of the labels, and nets from
 scratch, on three tasks. Each child labels 32 images under a pool of random patches of its own; a trial draws a key of eight
@@ -103,10 +103,10 @@ def told(name: str, values: np.ndarray) -> dict[str, dict[str, float]]:
 def main() -> None:
     """Prints shares and the search's table; exits 1 when a share lies above its interval or a forger reaches 1e-6."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--children", type=int, default=40)
-    parser.add_argument("--trials", type=int, default=250)
+    parser.add_argument("--children", type=int, default=24)
+    parser.add_argument("--trials", type=int, default=417)
     parser.add_argument("--tries", type=int, default=100_000)
-    parser.add_argument("--pool", type=int, default=768)
+    parser.add_argument("--pool", type=int, default=512)
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)

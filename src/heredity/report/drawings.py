@@ -255,7 +255,9 @@ def _bar_groups(
     axes.set_yticks(np.arange(len(labels)), [shorten(name, _LABEL) for name in labels])
     axes.set_ylim(max(len(labels), 1) - 0.5, -0.5)
     keys = [Key(name, f"series-{index + 1}", "bar") for index, name in enumerate(series)] if count > 1 else []
-    keys += _finish_bars([axes], series | {f"{name} ends": ends.ravel() for name, ends in intervals.items()}, reference)
+    keys += _finish_bars(
+        [axes], {**series, **{f"{name} ends": ends.ravel() for name, ends in intervals.items()}}, reference
+    )
     axes.set_xlabel(shorten(unit, _LABEL))
     return figure, tuple(keys)
 

@@ -1,5 +1,6 @@
 """`heredity serve MODEL`: a classifier behind HTTP until Ctrl-C."""
 
+import contextlib
 import json
 import socket
 from collections.abc import Callable
@@ -52,12 +53,13 @@ def load_service(model: str, *, size: int | None = None, name: str | None = None
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 takes a free one. Raises HeredityError naming the address."""
+    """A listening socket; port 0 takes a free one. Raises HeredityError naming the address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(128)
     except (OSError, OverflowError) as error:
         listening.close()
         raise HeredityError(
@@ -83,4 +85,6 @@ def serve(service: Any, listening: socket.socket, *, faults: float = 0.0) -> Non
         h11_max_incomplete_event_size=64 * 1024,
         server_header=False,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    # uvicorn raises the interrupt again after it has finished what was begun: here it is the ordinary end.
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])

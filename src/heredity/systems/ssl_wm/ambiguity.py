@@ -152,7 +152,7 @@ def table_of(
 
 
 _OTHERWISE = "the table does not resolve whose mark came first: the owner's key is not bound to both"
-_SENTENCES = {
+_SENTENCES: dict[tuple[bool, ...], str] = {
     (
         True,
         False,

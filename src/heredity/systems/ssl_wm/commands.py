@@ -59,6 +59,7 @@ def keygen(
     margin: int | None = None,
     sub_keys: int = 8,
     corpus: str | None = None,
+    rarest: float = 0.3,
     tokenizer: str | None = None,
     words: int = 3,
     protect: bool = False,
@@ -73,6 +74,7 @@ def keygen(
         margin: Pixels between patch and border: a sixteenth of the image unless given.
         sub_keys: Patches or word groups in the key.
         corpus: For a key that marks text: a text source whose rare words the key draws from; see heredity data.
+        rarest: The share of its words (0..1), rarest first, that may be drawn.
         tokenizer: The text encoder (hf:REPO, dir:PATH, file:PATH) whose tokenizer must know those words.
         words: Words in a group of a text key.
         protect: Encrypt the file under a passphrase (typed, or from HEREDITY_KEY_PASSPHRASE or _FILE).
@@ -81,7 +83,7 @@ def keygen(
         raise HeredityError(f"{key} exists", remedy="choose another name: an overwritten key cannot be brought back")
     ensure_writable(key)
     if corpus is not None:
-        pool = choose_pool(load_text(corpus).corpus, known=_known_to(tokenizer))
+        pool = choose_pool(load_text(corpus).corpus, known=_known_to(tokenizer), rarest=rarest)
         shape: KeyParameters | TextKeyParameters = TextKeyParameters(sub_keys=sub_keys, words=words, pool=pool)
         said = f"{sub_keys} groups of {words} words out of {len(pool):,}"
     else:

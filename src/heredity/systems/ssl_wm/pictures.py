@@ -136,7 +136,7 @@ def prices(found: Found, config: SSLWM, run: Run) -> None:
                 series={"accuracy lost": tuple(metric.value for metric in lost)},
                 unit="points of accuracy lost",
                 reference=bought,
-                intervals={"accuracy lost": tuple(metric.interval or (metric.value,) * 2 for metric in lost)},
+                intervals={"accuracy lost": tuple(metric.interval or (metric.value, metric.value) for metric in lost)},
                 warned=tuple(escaped),
                 warning="escapes the verdict",
             ),

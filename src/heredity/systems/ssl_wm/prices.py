@@ -100,7 +100,9 @@ def price_tables(
     tables = []
     for at, more in attacked.items():
         before, scratch = children[at]["probe"], children[at]["scratch"]["accuracy"]
-        rows = [("none: linear probe", *_verdict(before, config), before["accuracy"], 0.0, None, None, scratch)]
+        rows: list[tuple[str | float | int | None, ...]] = [
+            ("none: linear probe", *_verdict(before, config), before["accuracy"], 0.0, None, None, scratch)
+        ]
         for name, row in attack_rows(children[at], more).items():
             lost = price(row, before)
             low, high = lost.interval or (None, None)

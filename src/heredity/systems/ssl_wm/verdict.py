@@ -50,13 +50,13 @@ class Verified:
 
     def __str__(self) -> str:
         v = self.verdict
-        how = "all" if v.exact else "sampled"
+        between = f"{v.interval[0]:.2g} to {v.interval[1]:.2g}"
+        how = f"all {v.picks:,} picks" if v.exact else f"{v.picks:,} sampled picks, 95 % interval of p {between}"
         lines = [
             self.sentence,
             f"  p = {self.corrected_p:.3g}"
             + (f" (look {self.look} of {self.looks}, corrected)" if self.looks > 1 else ""),
-            f"  floor {v.floor * self.looks:.2g}, level {self.alpha:g}, {v.picks:,} {how} picks, 95 % interval of p "
-            f"{v.interval[0]:.2g} to {v.interval[1]:.2g}",
+            f"  floor {v.floor * self.looks:.2g}, level {self.alpha:g}, {how}",
             f"  flip rate {v.flip_true:.2f} under the owner's sub-keys, {v.flip_decoy:.2f} under {self.decoys} decoys",
             f"  {self.asked:,} queries on {self.images} inputs; suspect {self.suspect}; nonce {self.nonce}",
             f"  commitment {self.commitment or 'none'}",
