@@ -6,7 +6,7 @@ demo: .venv/installed
 	$(BIN)/heredity run ssl-wm quick --out runs/demo --resume
 
 test: .venv/installed-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 docs: .venv/installed-dev
 	$(BIN)/mkdocs build --strict --site-dir site

@@ -11,7 +11,8 @@ from jaxtyping import install_import_hook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 HOOK = install_import_hook("heredity", f"{helpers.checker.__name__}.check")
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# One thread a process: the tests run in several processes, and on a busy machine two threads for a tiny product cost most.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
