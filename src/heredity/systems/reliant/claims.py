@@ -5,8 +5,8 @@ from heredity.core.outcome import Claim
 CLAIMS = (
     Claim(
         id="bias-inherited",
-        text="In every cell a plain student is at least as biased as its teacher, within the interval over test nodes: the "
-        "upper end of the difference of their gaps, in the worst cell.",
+        text="In every cell a plain student is at least as biased as its teacher, within the interval over test nodes "
+        "(simultaneous over the cells): the upper end of the difference of their gaps, in the worst cell.",
         metric="bias/inherited_at_most_worst_cell",
         comparison="at least",
         threshold=0.0,
