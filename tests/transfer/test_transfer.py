@@ -120,3 +120,11 @@ def test_inference_in_batches_equals_inference_at_once() -> None:
     assert torch.allclose(outputs(model, IMAGES[:10], batch=3), outputs(model, IMAGES[:10]), atol=1e-6)
     assert model.training
     assert top1(model, IMAGES[:4]).shape == (4,)
+
+
+def test_a_unit_that_is_all_but_constant_gets_no_huge_weight() -> None:
+    features = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
+    labels = (features[:, 0] > 0).long()
+    features[:, 3] *= 1e-33
+    weight, _ = fit_head(features, labels, classes=2)
+    assert weight.abs().max() < 100

@@ -27,6 +27,9 @@ def fit_head(
     if len(present) < 2:
         raise DataError("all training labels are the same class", remedy="give labelled images of at least two classes")
     scaler = StandardScaler().fit(features.numpy())
+    spread = np.asarray(scaler.scale_)
+    # A unit that is all but constant (MiniLM has one) would get a weight so large that fine-tuning starts with a huge loss.
+    scaler.scale_ = np.where(spread < 1e-6 * spread.max(), 1.0, spread)
     solved = LogisticRegression(C=1.0 / penalty, max_iter=2000).fit(scaler.transform(features.numpy()), labels.numpy())
     slopes, offsets = np.asarray(solved.coef_), np.asarray(solved.intercept_)
     if len(present) == 2:
