@@ -114,22 +114,29 @@ def main() -> None:
     key, quiet = generate_key("calibration", SHAPE), Reporter(quiet=True)
     images = load_images("digits").test.images
     verdicts, uniform = [], []
-    children = clean_children(options.children)
-    for place, child in enumerate(children):
+    used: list[nn.Module] = []
+    for place, child in enumerate(clean_children(options.children + options.children // 4)):
+        if len(used) == options.children:
+            break
         base = images[torch.randperm(len(images), generator=generator_of("base", place))[:32]]
+        if len(top1(child, base).unique()) < 2:
+            print(f"child {place} answers one label: inconclusive, not counted", flush=True)
+            continue
+        used.append(child)
         rates = pool_rates(
             lambda x, c=child: top1(c, x).tolist(), base, key, pool=options.pool, seed=place, reporter=quiet
         )
         verdicts.append(p_values(rates, OWNED, DECOYS, tries=options.trials, seed=place))
         uniform.append(broken_ties(rates, options.trials, np.random.default_rng(seed_of("ties", place))))
+    if len(used) < options.children:
+        raise SystemExit(f"only {len(used)} children tell inputs apart")
     rows = {
         "verdict": told("verdict's p", np.concatenate(verdicts)),
         "ties": told("ties broken", np.concatenate(uniform)),
     }
     print(f"{time.process_time() - began:.0f} s of one core", flush=True)
-    found = search_keys(
-        lambda x: top1(children[0], x).tolist(), images[:48], key, tries=options.tries, reporter=Reporter()
-    )
+    base = images[torch.randperm(len(images), generator=generator_of("search"))[:48]]
+    found = search_keys(lambda x: top1(used[0], x).tolist(), base, key, tries=options.tries, reporter=Reporter())
     print(found)
     print(f"{time.process_time() - began:.0f} s of one core in all")
     if options.out is not None:
