@@ -32,10 +32,9 @@ from heredity.systems.ssl_wm.language import text_answers
 from heredity.systems.ssl_wm.text_keys import TextKeyParameters, choose_pool, derive_words, random_words
 from heredity.systems.ssl_wm.verification import decide, permutation_test
 from heredity.transfer.finetune import FineTuning, finetune
-from heredity.transfer.probe import probe
 from heredity.transfer.task import Task
 
-LENGTH, WITHIN, DECOYS, SENTENCES = 24, 10, 24, 48
+LENGTH, WITHIN, DECOYS, SENTENCES = 24, 10, 24, 32
 EMBEDDING = TextEmbedding(
     loss=MarkLoss(distance=3.0, direction="prototype"),
     frozen=4,
@@ -64,7 +63,7 @@ def main() -> None:
     order = torch.randperm(len(task.train.labels), generator=generator_of(asked.seed, "rows"))
     stolen_rows, own_rows = order[: asked.rows], order[asked.rows :]
     held_out = task.test.rows(
-        torch.randperm(len(task.test.labels), generator=generator_of(asked.seed, "held out"))[:300]
+        torch.randperm(len(task.test.labels), generator=generator_of(asked.seed, "held out"))[:200]
     )
 
     # The owner trains on sentences that the thief never sees, and needs no label of them.
@@ -97,7 +96,6 @@ def main() -> None:
     parts = (task.train.rows(stolen_rows[back:]), task.train.rows(stolen_rows[:back]), held_out)
     thief = Task("ag-news", 4, *((read(part.sentences), part.labels) for part in parts))
     children = {
-        "stolen, linear probe": lambda: probe(marked, thief, run=run, name="stolen-probe"),
         "stolen, fully fine-tuned": lambda: finetune(marked, thief, THIEF, run=run, name="stolen-full"),
         "never marked, fully fine-tuned": lambda: finetune(encoder, thief, THIEF, run=run, name="clean-full"),
     }
@@ -109,7 +107,7 @@ def main() -> None:
 
 
 def line(title: str, child: nn.Module, task: Task, sentences: Sequence[str], key: Key, run: Run) -> str:
-    """What a verifier finds out with 48 sentences under 32 groups of words."""
+    """What a verifier finds out with 32 sentences under 32 groups of words."""
 
     def examine() -> dict[str, float | str]:
         shape = key.parameters

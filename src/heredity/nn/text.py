@@ -60,14 +60,15 @@ class Reader:
     """
 
     def __init__(self, tokenizer: "Tokenizer", length: int, *, pad: str, mask: str, unknown: str | None) -> None:
-        numbers = {name: tokenizer.token_to_id(token) for name, token in (("pad", pad), ("mask", mask))}
-        lost = [name for name, number in numbers.items() if number is None]
+        found = {name: tokenizer.token_to_id(token) for name, token in (("pad", pad), ("mask", mask))}
+        lost = [name for name, number in found.items() if number is None]
         if lost:
             raise ModelError(f"the tokenizer has no {lost[0]} token", remedy="give a masked language model's tokenizer")
+        numbers = {name: int(number) for name, number in found.items() if number is not None}
         tokenizer.enable_truncation(length)
         tokenizer.enable_padding(pad_id=numbers["pad"], pad_token=pad, length=length)
         self.tokenizer, self.length = tokenizer, length
-        self.pad, self.mask = int(numbers["pad"]), int(numbers["mask"])
+        self.pad, self.mask = numbers["pad"], numbers["mask"]
         self.unknown = tokenizer.token_to_id(unknown) if unknown else None
         self._names = {"pad": pad, "mask": mask, "unknown": unknown}
         self.special = frozenset(

@@ -34,12 +34,13 @@ class MaskedLanguageModel(nn.Module):
     def __init__(self, encoder: TextEncoder) -> None:
         super().__init__()
         self.encoder = encoder
-        self.embedding = encoder.inner.get_input_embeddings()
-        if not isinstance(self.embedding, nn.Embedding):
+        embedding = encoder.inner.get_input_embeddings()
+        if not isinstance(embedding, nn.Embedding):
             raise ModelError("masked language modelling needs an encoder with token embeddings", remedy="choose a BERT")
-        width, inner = int(encoder.inner.config.hidden_size), self.embedding.embedding_dim
+        self.embedding: nn.Embedding = embedding
+        width, inner = int(encoder.inner.config.hidden_size), embedding.embedding_dim
         self.transform = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.LayerNorm(inner))
-        self.bias = nn.Parameter(torch.zeros(self.embedding.num_embeddings))
+        self.bias = nn.Parameter(torch.zeros(embedding.num_embeddings))
 
     def forward(
         self, tokens: Int[Tensor, "n length"], hidden: Bool[Tensor, "n length"]

@@ -55,13 +55,13 @@ def embed_text_mark(encoder: TextEncoder, sentences: Sequence[str], key: Key, ho
     before = TextViews(copy.deepcopy(encoder)).requires_grad_(False).eval()
     anchor = generator_of(run.seed, "anchor point")
     # A sample of the whole corpus: its first sentences may be all of one kind.
-    some = torch.randperm(len(sentences), generator=anchor)[:1000].tolist()
-    clean_features = outputs(before, reader.tokens([sentences[row] for row in some]))
+    some: list[int] = torch.randperm(len(sentences), generator=anchor)[:1000].tolist()
+    clean_features = outputs(before, reader.tokens([sentences[int(row)] for row in some]))
     target, scale = anchor_point(clean_features, how.loss, anchor)
     target, scale = target.to(device), scale.to(device)
 
     def step(model: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:
-        batch = [sentences[row] for row in rows.tolist()]
+        batch = [sentences[int(row)] for row in rows]
         place = int(draws.integers(1, high=2**62))
         mine = [owned[number] for number in draws.integers(len(batch), high=len(owned)).tolist()]
         others = decoy_groups(len(batch), owned, parameters, how.hard, draws)

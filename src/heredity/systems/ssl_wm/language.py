@@ -109,7 +109,12 @@ def _parents(
     make = partial(make_text_encoder, config.encoder, reader)
     tokens = reader.tokens(source.corpus)
 
-    def train(encoder: TextEncoder) -> None:
+    def pretrain(encoder: nn.Module) -> None:
+        assert isinstance(encoder, TextEncoder)
+        mlm(encoder, tokens, config.pretraining, run)
+
+    def train(encoder: nn.Module) -> None:
+        assert isinstance(encoder, TextEncoder)
         encoder.load_state_dict(clean.state_dict())
         if mark:
             embed_text_mark(encoder, source.corpus, key, config.embedding, run)
@@ -117,7 +122,7 @@ def _parents(
     clean = run.model(
         "language/clean",
         make=make,
-        train=lambda encoder: mlm(encoder, tokens, config.pretraining, run),
+        train=pretrain,
         made_by="masked language modelling",
         settings=config.pretraining,
     )
