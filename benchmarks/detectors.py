@@ -1,6 +1,6 @@
 """Do the detectors work on the attacks they were made for? Only then does a miss elsewhere mean something.
 
-    python benchmarks/detectors.py badnets anchored ssl-wm [--models 10] [--seed 0] [--out runs/detectors]
+    python benchmarks/detectors.py badnets anchored ssl-wm [--models 10] [--rate 0.1] [--out runs/detectors]
 
 `badnets`: Neural Cleanse and STRIP on small digit classifiers, clean ones and ones trained with a white patch on a tenth
 of the images (Gu et al. 2017). `anchored`: DECREE on small SimCLR encoders, clean ones and ones that one patch sends to
@@ -164,9 +164,10 @@ def show_scan(title: str, rows: Sequence[dict[str, Any]], score: str, rate: floa
     low, high = auroc_interval(area, len(guilty), len(innocent))
     caught = sum(threshold.flags(value) for value in guilty)
     flags = [sum(row["paper_flags"] for row in rows if row["poisoned"] == kind) for kind in (False, True)]
+    paper = f"{flags[1]} of {len(guilty)}, {flags[0]} of {len(innocent)} clean" if score != "size" else "has none"
     print(
         f"| {title} | {span(innocent)} | {span(guilty)} | {area:.3f} ({low:.2f} to {high:.2f}) | {caught} of {len(guilty)} "
-        f"at {threshold.false_positive_rate:.3g} | {flags[1]} of {len(guilty)}, {flags[0]} of {len(innocent)} clean |"
+        f"at {threshold.false_positive_rate:.3g} | {paper} |"
     )
 
 
@@ -180,7 +181,7 @@ def show_filter(title: str, rows: Sequence[dict[str, Any]]) -> None:
     }
     rejected = float(np.mean([row["rejected_clean"] for row in rows]))
     print(
-        f"| {title} | {np.mean(areas):.3f} ({low:.2f} to {high:.2f}) | {min(areas):.3f} | {missed[0.01]:.3f} | "
+        f"| {title} | {np.mean(areas):.3f} ({low:.3f} to {high:.3f}) | {min(areas):.3f} | {missed[0.01]:.3f} | "
         f"{missed[0.05]:.3f} | {np.mean([row['rejected_stamped'] for row in rows]):.3f} | {rejected:.3f} |"
     )
 
@@ -207,6 +208,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="+", help="badnets, anchored, ssl-wm, or distance=D")
     parser.add_argument("--models", type=int, default=10)
+    parser.add_argument(
+        "--rate", type=float, default=0.1, help="false-positive rate of scans, 1 / (models + 1) at least"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/detectors"))
     wanted = parser.parse_args()
@@ -221,7 +225,7 @@ def main() -> None:
         resume=(place / "config.yaml").exists(),
         reporter=Reporter(quiet=True),
     )
-    how, make, examined = Detection(), maker(source, run), {}
+    how, make, examined = Detection(rate=wanted.rate), maker(source, run), {}
     scans = "| detector | clean | poisoned | AUROC (95 %) | found at the stated false-positive rate | the paper's threshold |"
     filters = "| detector | AUROC, mean of models (95 %) | worst | missed at 1 % | at 5 % | rejected, stamped | clean |"
     if "badnets" in wanted.parts:
