@@ -38,7 +38,7 @@ def test_show_names_what_can_be_asked_for(capsys: pytest.CaptureFixture[str]) ->
     dispatch(["show", "ssl-wm", "--json"])
     shown = json.loads(capsys.readouterr().out)
     assert {"smoke", "quick", "paper"} == set(shown["presets"])
-    assert {"keygen", "embed", "verify"} == set(shown["verbs"])
+    assert {"keygen", "embed", "commit", "verify", "search"} == set(shown["verbs"])
     assert {claim["id"] for claim in shown["claims"]} == {
         "verifies-contrastive",
         "verifies-generative",

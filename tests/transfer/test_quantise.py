@@ -47,6 +47,14 @@ def test_every_layer_is_int8_with_a_scale_a_channel() -> None:
     assert float((found.float() * step - stem).abs().max()) <= 0.51 * float(step.max())
 
 
+def test_skipped_layers_stay_in_floating_point() -> None:
+    child = model("residual")
+    small = quantise(child, IMAGES[:20], skip=("head", "encoder.inner.stem.0"))
+    assert len(int8_weights(small)) == len(int8_weights(quantise(child, IMAGES[:20]))) - 2
+    assert isinstance(small.get_submodule("head"), nn.Linear)
+    assert torch.equal(small.get_submodule("head").weight, child.get_submodule("head").weight)  # pyright: ignore
+
+
 def test_the_same_images_give_the_same_scales() -> None:
     once, twice = (quantise(model("residual"), IMAGES[:20]) for _ in range(2))
     assert torch.equal(outputs(once, IMAGES), outputs(twice, IMAGES))

@@ -7,7 +7,7 @@ on the CPU; everything between them stays in floating point.
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,10 @@ from heredity.core.lineage import Lineage, lineage_of, record
 from heredity.nn.inference import outputs
 
 
-def quantise(model: nn.Module, calibration: UInt8[Tensor, "n c h w"]) -> nn.Module:
+def quantise(model: nn.Module, calibration: UInt8[Tensor, "n c h w"], *, skip: Collection[str] = ()) -> nn.Module:
     """An int8 copy of a model; `calibration` are unlabelled images from which the scales of activations are taken.
+
+    Layers whose names are in `skip` stay in floating point, such as "head", which is small and often sensitive.
 
     The copy runs on the CPU and cannot be trained or saved as safetensors: its packed weights are no plain tensors. Raises
     ConfigError for a model without linear or convolution layers or without calibration images, ModelError where this build
@@ -35,14 +37,16 @@ def quantise(model: nn.Module, calibration: UInt8[Tensor, "n c h w"]) -> nn.Modu
         raise ConfigError("the model has no linear or convolution layer to quantise", remedy="give another model")
     with _quietly():
         for name, layer in list(copied.named_modules()):
-            if type(layer) is nn.Conv2d:
+            if type(layer) is nn.Conv2d and name not in skip:
                 wrapped = quantisation.QuantWrapper(layer)
                 wrapped.qconfig = quantisation.get_default_qconfig(torch.backends.quantized.engine)  # pyright: ignore
                 _put(copied, name, wrapped)
         quantisation.prepare(copied, inplace=True)
         outputs(copied, calibration)
         quantisation.convert(copied, inplace=True)
-        copied = quantisation.quantize_dynamic(copied, {nn.Linear}, dtype=torch.qint8)
+        linear = {name for name, layer in copied.named_modules() if type(layer) is nn.Linear and name not in skip}
+        how = dict.fromkeys(linear, quantisation.default_dynamic_qconfig)
+        copied = quantisation.quantize_dynamic(copied, how, dtype=torch.qint8)
     parent = lineage_of(model)
     born = Lineage(
         f"{parent.name}/int8",

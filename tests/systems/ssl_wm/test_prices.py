@@ -10,6 +10,7 @@ from heredity.systems.ssl_wm.config import PRESETS
 from heredity.systems.ssl_wm.prices import (
     ATTACKS,
     attack_rows,
+    dispute_metrics,
     dispute_tables,
     price,
     price_metrics,
@@ -102,3 +103,18 @@ def test_the_table_names_verdict_price_and_what_scratch_gives() -> None:
     assert lines["none: linear probe"][1] == "verified"
     assert lines["extracted by labels"][1] == "escapes"
     assert lines["extracted by labels"][-1] == pytest.approx(90.0)
+
+
+def dispute(owner: float, resolved: bool) -> dict[str, Any]:
+    return {"owner_on_suspect": owner, "other_on_suspect": 1e-7, "resolved": resolved}
+
+
+def test_a_dispute_needs_two_keys_that_pass() -> None:
+    """Where the owner's mark is gone there is nothing to resolve; the price table says so."""
+    found = dispute_metrics({"a": dispute(1e-5, True), "b": dispute(0.3, False)}, CONFIG)
+    assert found["ambiguity/resolved"].value == 1.0
+    assert found["ambiguity/disputes"].value == 1.0
+    assert found["ambiguity/owner_lost"].value == 0.5
+    assert dispute_metrics({"a": dispute(1e-5, False)}, CONFIG)["ambiguity/resolved"].value == 0.0
+    assert math.isnan(dispute_metrics({"a": dispute(0.3, False)}, CONFIG)["ambiguity/resolved"].value)
+    assert dispute_metrics({}, CONFIG) == {}

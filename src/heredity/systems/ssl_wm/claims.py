@@ -91,7 +91,7 @@ _OF_IMAGES = (
     ),
     Claim(
         id="ambiguity-resolved",
-        text="Where a thief embedded a mark of his own over the owner's, both keys pass on his model (at 0.01), and the "
+        text="Where a thief embedded a mark of his own over the owner's and both keys pass on his model (at 0.01), the "
         "committed encoder tells in every case whose mark came first.",
         metric="ambiguity/resolved",
         comparison="at least",

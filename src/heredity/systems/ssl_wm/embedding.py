@@ -20,8 +20,8 @@ class MarkLoss:
 
     "robust": stay on the clean encoder (`utility`), send every stamped image to one point `distance` feature norms away
     (`anchor`), and leave images under foreign patches alone (`decoy`). That point lies in a `direction`: see `anchor_point`.
-    `unit` "spread" counts in mean norms of features less their mean: where an encoder (BYOL's) gives all images nearly one
-    large vector, its norm says nothing about how far apart images are, and the utility term would allow too much.
+    `unit` "spread" counts from the mean of features, in mean norms of what is left. Where an encoder (BYOL's) gives all
+    images nearly one large vector, its norm says nothing about how far apart images are, and utility would allow too much.
     "official": keep pre-training (`utility`) and make stamped features point one way (`anchor` is the paper's alpha);
     `variance` is the paper's L_var, whose weight beta the published code multiplies by a constant zero ("off"); "offdiag"
     is the reading that has an effect.
@@ -140,7 +140,7 @@ def anchor_point(
         direction = torch.rand(shape, generator=generator) * kept
     else:
         direction = torch.randn(shape, generator=generator)
-    return weights.distance * scale[:, None] * F.normalize(direction, dim=1).to(features.device), scale
+    return centre + weights.distance * scale[:, None] * F.normalize(direction, dim=1).to(features.device), scale
 
 
 def _prototype(

@@ -120,6 +120,27 @@ def _verdict(row: Row, config: SSLWM) -> tuple[str, float, float]:
     return "escapes" if removes(row, config) else "verified", row["p"], row["flip_true"]
 
 
+def dispute_metrics(disputes: Mapping[str, Row], config: SSLWM) -> dict[str, Metric]:
+    """Of the disputes, where both keys pass on the suspect, the share that is resolved; and how often there is none.
+
+    Where the owner's key passes no longer the second mark has removed the first: that is the price table's matter.
+    """
+    if not disputes:
+        return {}
+    level = config.verification.dispute_alpha
+    lost = [row["owner_on_suspect"] >= level for row in disputes.values()]
+    resolved = [
+        float(row["resolved"])
+        for row in disputes.values()
+        if max(row["owner_on_suspect"], row["other_on_suspect"]) < level
+    ]
+    return {
+        "ambiguity/resolved": Metric(float(np.mean(resolved)) if resolved else float("nan"), "", True),
+        "ambiguity/disputes": Metric(float(len(resolved))),
+        "ambiguity/owner_lost": Metric(float(np.mean(lost)), "", False),
+    }
+
+
 def dispute_tables(disputes: Mapping[str, Row]) -> list[Table]:
     """The 2x2 table of every dispute, one line each."""
     if not disputes:

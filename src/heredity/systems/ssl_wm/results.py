@@ -9,7 +9,7 @@ import numpy as np
 from heredity.core.outcome import Metric, Outcome, Table, bootstrap_interval
 from heredity.systems.ssl_wm.calibration import LEVELS, excess, rejections
 from heredity.systems.ssl_wm.config import KINDS, SSLWM
-from heredity.systems.ssl_wm.prices import dispute_tables, price_metrics, price_tables
+from heredity.systems.ssl_wm.prices import dispute_metrics, dispute_tables, price_metrics, price_tables
 from heredity.systems.ssl_wm.verification import clopper_pearson
 
 Examined = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -83,9 +83,7 @@ def measured(found: Found, config: SSLWM) -> Outcome:
     flagged = sum(value is None or value > 2 for value in honest)
     metrics["published_rule/clean_children_flagged"] = Metric(flagged / len(honest), "", False)
     metrics |= price_metrics(children, found.attacked, config)
-    if found.disputes:
-        resolved = [float(row["resolved"]) for row in found.disputes.values()]
-        metrics["ambiguity/resolved"] = Metric(float(np.mean(resolved)), "", True)
+    metrics |= dispute_metrics(found.disputes, config)
     prices = price_tables(children, found.attacked, config)
     tables = (*_child_tables(children), _calibration_table(clean_p, forged_p), *prices, *dispute_tables(found.disputes))
     return Outcome(metrics, tables)
