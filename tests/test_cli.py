@@ -37,7 +37,7 @@ def test_the_list_is_truthful(capsys: pytest.CaptureFixture[str]) -> None:
 def test_show_names_what_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     dispatch(["show", "ssl-wm", "--json"])
     shown = json.loads(capsys.readouterr().out)
-    assert {"smoke", "quick", "paper"} == set(shown["presets"])
+    assert {"smoke", "quick", "paper", "attacks", "language", "detectors", "full"} == set(shown["presets"])
     assert {"keygen", "embed", "commit", "verify", "search"} == set(shown["verbs"])
     assert {claim["id"] for claim in shown["claims"]} == {
         "verifies-contrastive",
