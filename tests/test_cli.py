@@ -47,6 +47,11 @@ def test_show_names_what_can_be_asked_for(capsys: pytest.CaptureFixture[str]) ->
         "survives-fine-tuning",
         "survives-pruning",
         "forged-keys-fail",
+        "survives-quantisation",
+        "survives-extraction",
+        "ambiguity-resolved",
+        "verifies-language",
+        "evades-detection",
     }
     assert {"no-mark", "no-invariance", "no-utility", "no-decoys", "wrong-key"} <= set(shown["ablations"])
     assert {claim["depends_on"] for claim in shown["claims"]} <= set(shown["ablations"])
