@@ -1,10 +1,12 @@
+from typing import cast
+
 import torch
 from torch import nn
 
 from heredity.core.loop import Plan
 from heredity.core.randomness import Draws, generator_of
 from heredity.core.run import Run
-from heredity.nn.text import TextShape, make_text_encoder, train_reader
+from heredity.nn.text import TextEncoder, TextShape, make_text_encoder, train_reader
 from heredity.pretrain.mlm import MLM, MaskedLanguageModel, hide, mlm
 
 CORPUS = [f"the {animal} eats the {food}" for animal in ("cat", "dog", "owl") for food in ("fish", "bone", "mouse")] * 8
@@ -42,7 +44,10 @@ def test_the_loss_falls_below_that_of_guessing() -> None:
             "bert",
             make=lambda: make_text_encoder(SHAPE, READER),
             train=lambda encoder: mlm(
-                encoder, READER.tokens(CORPUS), MLM(plan=Plan(steps=40, batch=24, learning_rate=1e-2)), run
+                cast(TextEncoder, encoder),
+                READER.tokens(CORPUS),
+                MLM(plan=Plan(steps=40, batch=24, learning_rate=1e-2)),
+                run,
             ),
             made_by="MLM",
         )

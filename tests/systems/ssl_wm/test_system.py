@@ -68,7 +68,7 @@ def test_children_carry_their_family_tree(smoke: Path) -> None:
 def test_a_stolen_stage_can_be_verified_by_name(smoke: Path, tmp_path: Path) -> None:
     assert heredity("ssl-wm", "keygen", tmp_path / "k.json", "--owner", "Ada", "--size", "16").returncode == 0
     suspect = f"run:{smoke}/contrastive/classes/stolen-full"
-    done = heredity("ssl-wm", "verify", tmp_path / "k.json", suspect, "--images", "digits", "--picks", "2000")
+    done = heredity("ssl-wm", "verify", tmp_path / "k.json", suspect, "--images", "digits", "--uncommitted")
     assert done.returncode == 0, done.stderr
     assert "no evidence" in done.stdout
 

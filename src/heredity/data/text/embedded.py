@@ -1,6 +1,7 @@
 """Text that is on every machine: the prose of Python's own help, and sentences from a small grammar with two labellings."""
 
 import re
+from typing import Literal
 
 import torch
 
@@ -85,9 +86,9 @@ def grammar(seed: int, *, train: int = 4000, test: int = 1200, unlabelled: int =
         "test": _sentences(test, (0.5, 1.0), generator_of("grammar", seed, "test")),
     }
 
-    def task(name: str, classes: tuple[str, ...], which: int) -> TextTask:
+    def task(name: str, classes: tuple[str, ...], which: Literal[1, 2]) -> TextTask:
         made: dict[str, LabelledText] = {
-            part: labelled_text(found[0], found[which], len(classes), name=f"grammar {part}")
+            part: labelled_text(found[0], found[1] if which == 1 else found[2], len(classes), name=f"grammar {part}")
             for part, found in parts.items()
         }
         return TextTask(name, classes, made["train"], made["test"])

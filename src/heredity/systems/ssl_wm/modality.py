@@ -36,7 +36,7 @@ class Modality:
     stamp: Callable[[Any, Any, Key, int], Any]
     encode: Callable[[Any], bytes]
     payload: Callable[[Any], dict[str, str]]
-    overlap: Callable[[Sequence[Any] | Tensor], float]
+    overlap: Callable[[Any], float]
     choose: Callable[[Any, Sequence[int]], Any]
     join: Callable[[Sequence[Any]], Any]
 

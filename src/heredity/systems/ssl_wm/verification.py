@@ -176,7 +176,8 @@ def permute(
     if possible <= enumerate_up_to:
         values = _every_value(measure, keys, owned)
         at_least = sum(int((part >= observed).sum()) for part in values)
-        return Permutation(at_least / possible, floor, (at_least / possible,) * 2, possible, True)
+        p = at_least / possible
+        return Permutation(p, floor, (p, p), possible, True)
     at_least = 0
     for begin in range(0, picks, 20_000):
         part = _random_picks(keys, owned, min(20_000, picks - begin), random)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import tyro
 from torch import Tensor
@@ -35,6 +35,9 @@ from heredity.systems.ssl_wm.suspects import local_suspect, suspect_of
 from heredity.systems.ssl_wm.transcript import Terms, Transcript, nonce_of, read_transcript
 from heredity.systems.ssl_wm.verdict import Verified, conclude, page_of
 from heredity.systems.ssl_wm.verification import Statistic
+
+if TYPE_CHECKING:
+    from heredity.nn.text import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -315,4 +318,5 @@ def _committed_encoder(spec: str, key: Key, public: Commitment) -> Features:
         )
     if isinstance(key.parameters, KeyParameters):
         return lambda images: outputs(model, images)
-    return lambda texts: outputs(model, model.reader.tokens(texts))  # pyright: ignore[reportAttributeAccessIssue]
+    encoder = cast("TextEncoder", model)
+    return lambda texts: outputs(encoder, encoder.reader.tokens(texts))
