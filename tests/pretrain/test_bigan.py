@@ -40,11 +40,12 @@ def test_each_side_has_its_own_loss_of_the_same_scores() -> None:
     [turn] = objective.turns
     real, generated = torch.tensor([2.0, -1.0]), torch.tensor([0.5, -3.0])
 
-    def fixed(*pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return real, generated
+    class Fixed(nn.Module):
+        def forward(self, *pairs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return real, generated
 
     fool, tell = (
-        next(iter(step(fixed, torch.arange(2), Draws(generator_of(0))).values()))  # pyright: ignore[reportArgumentType]
+        next(iter(step(Fixed(), torch.arange(2), Draws(generator_of(0))).values()))
         for step in (objective.step, turn.step)
     )
     soft = F.softplus

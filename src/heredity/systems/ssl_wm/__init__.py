@@ -16,7 +16,15 @@ _UNMARKED = (
     "*/scratch",
     "detectors/clean-*",
 )
-_ALL_MODELS = (*_UNMARKED, "*/marked", "*/stolen-*", "*/overwritten", "*/extracted-*", "detectors/*")
+_ALL_MODELS = (
+    *_UNMARKED,
+    "*/marked",
+    "*/stolen-*",
+    "*/overwritten",
+    "*/extracted-labels",
+    "*/extracted-features",
+    "detectors/*",
+)
 _ALL_VERDICTS = ("*/verdict", "*/pruned-*", "*/false-positives", "*/forged-keys")
 _ATTACKED = ("smoke", "attacks", "full", "paper")
 _IMAGES = (*_ATTACKED, "quick")

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -103,7 +104,7 @@ class _AndFeatures(nn.Module):
         super().__init__()
         self.module, self.views = module, Views(encoder)
 
-    def forward(self, *inputs: Tensor, features_of: Tensor | None = None) -> Tensor:
+    def forward(self, *inputs: Tensor, features_of: Tensor | None = None) -> Any:
         return self.module(*inputs) if features_of is None else self.views(features_of)
 
 
