@@ -6,6 +6,7 @@ they are (`adopt`), on its edge lists.
 
 import itertools
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -66,7 +67,10 @@ class Structure:
         rows, columns = self._entries
         pointers = torch.zeros(self.nodes + 1, dtype=torch.int64, device=rows.device)
         pointers[1:] = torch.bincount(rows, minlength=self.nodes).cumsum(0)
-        return torch.sparse_csr_tensor(pointers, columns, values, (self.nodes, self.nodes), check_invariants=False)
+        with warnings.catch_warnings():
+            # PyTorch says once in every process that its CSR tensors are in beta: nothing a user could act on.
+            warnings.filterwarnings("ignore", message="Sparse CSR tensor support", category=UserWarning)
+            return torch.sparse_csr_tensor(pointers, columns, values, (self.nodes, self.nodes), check_invariants=False)
 
 
 class _SymmetricProduct(torch.autograd.Function):
