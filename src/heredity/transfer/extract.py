@@ -7,6 +7,7 @@ interface that answers features gives away. The student may have another archite
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -55,11 +56,6 @@ def extract_by_labels(
     asked, watched = _queries(images, how, run.seed, name)
     answers, watched_answers = top1(victim, asked), top1(victim, watched)
 
-    def make() -> Classifier:
-        encoder = make_student()
-        features = feature_size(encoder, image=images.shape[-1], channels=images.shape[1])
-        return Classifier(encoder, features=features, classes=task.classes)
-
     def train(student: nn.Module) -> None:
         def step(model: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:
             batch = _views(asked[rows.cpu()].to(rows.device), how, draws)
@@ -68,7 +64,7 @@ def extract_by_labels(
         agreement: Callable[[nn.Module], float] = lambda model: accuracy(model, watched, watched_answers)  # noqa: E731
         fit(student, step, rows=len(asked), plan=how.plan, run=run, validate=agreement)
 
-    return _extracted("labels", victim, make, train, task, how, run, name)
+    return _extracted("labels", victim, partial(_student, make_student, images, task), train, task, how, run, name)
 
 
 def extract_by_features(
@@ -89,11 +85,6 @@ def extract_by_features(
     asked, _ = _queries(images, how, run.seed, name)
     scale = float(outputs(victim, asked).std())
 
-    def make() -> Classifier:
-        encoder = make_student()
-        features = feature_size(encoder, image=images.shape[-1], channels=images.shape[1])
-        return Classifier(encoder, features=features, classes=task.classes)
-
     def train(student: nn.Module) -> None:
         assert isinstance(student, Classifier)
         wanted = feature_size(victim, image=images.shape[-1], channels=images.shape[1])
@@ -111,7 +102,14 @@ def extract_by_features(
             student.head.weight.copy_(weight)
             student.head.bias.copy_(bias)
 
-    return _extracted("features", victim, make, train, task, how, run, name)
+    return _extracted("features", victim, partial(_student, make_student, images, task), train, task, how, run, name)
+
+
+def _student(make_student: Callable[[], nn.Module], images: UInt8[Tensor, "n c h w"], task: Task) -> Classifier:
+    """An untrained encoder with a head for the task's classes."""
+    encoder = make_student()
+    features = feature_size(encoder, image=images.shape[-1], channels=images.shape[1])
+    return Classifier(encoder, features=features, classes=task.classes)
 
 
 def _extracted(
