@@ -105,9 +105,12 @@ class Bidirectional(nn.Module):
         super().__init__()
         self.encoder = encoder
         # As published, a code is drawn: the encoder gives its mean and its deviation, which is kept below 1 and begins small.
-        self.code = nn.Linear(features, 2 * recipe.code)
+        code = nn.Linear(features, 2 * recipe.code)
         with torch.no_grad():
-            self.code.bias[recipe.code :] = -3.0
+            code.bias[recipe.code :] = -3.0
+        # Without the normalisation all images get one code: differences between features are too small for the discriminator
+        # to see when training begins, and what it does not see stays small.
+        self.code = nn.Sequential(nn.BatchNorm1d(features), code)
         sizes = {"code": recipe.code, "size": size, "channels": channels, "width": recipe.width}
         self.generator, self.discriminator = Generator(**sizes), Discriminator(**sizes)
         self.blur = recipe.blur

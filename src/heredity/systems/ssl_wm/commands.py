@@ -125,6 +125,7 @@ def embed(
     steps: int = 1000,
     batch: int = 48,
     distance: float | None = None,
+    jpeg: tuple[int, int] | None = (20, 95),
     seed: int = 0,
     skip_corrupt: bool = False,
 ) -> str:
@@ -140,6 +141,8 @@ def embed(
         batch: Inputs a step; as many stamped and decoy inputs are added.
         distance: How far out marked inputs go, in feature norms: farther survives more and shows more (kappa). 5 for images
             and 3 for text unless given.
+        jpeg: Lowest and highest quality at which every fourth stamped picture is compressed, so that a service that
+            compresses its inputs does not lose the mark; None for never. Texts are not compressed.
         seed: Seed of the training.
         skip_corrupt: Skip pictures that cannot be read instead of stopping.
     """
@@ -156,7 +159,7 @@ def embed(
     else:
         size = image_parameters(owned).reference_size
         inputs = load_images(images or "photos", size=size, seed=seed, skip_corrupt=skip_corrupt).train.images
-        parent, how = resolve_encoder(encoder, image=size, architecture=architecture), Embedding()
+        parent, how = resolve_encoder(encoder, image=size, architecture=architecture), Embedding(jpeg=jpeg)
     if isinstance(parent, Classifier):
         raise HeredityError(f"{encoder} is a classifier, not an encoder", remedy="give the encoder before its head")
     loss = how.loss if distance is None else replace(how.loss, distance=distance)

@@ -261,7 +261,9 @@ ATTACKS = replace(
     ),
     bigan=Adversarial(
         pretraining=BiGAN(),
-        embedding=Embedding(loss=MarkLoss(unit="spread", distance=12.0), strong=_DIGIT_MARK, plan=_mark_plan(400)),
+        embedding=Embedding(
+            loss=MarkLoss(unit="spread", distance=12.0, direction="prototype"), strong=_DIGIT_MARK, plan=_mark_plan(400)
+        ),
     ),
     attacks=Attacks(
         tasks=("classes", "parity"),
