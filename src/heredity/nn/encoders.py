@@ -19,14 +19,16 @@ class EncoderShape:
 
     "resnet18" is the one of small-image papers: 3x3 stem of stride 1, no max-pooling, 512 features. "resnet18-large-stem"
     keeps ImageNet's 7x7 stem of stride 2 and max-pooling: a twentieth of the arithmetic, for machines without a GPU.
+    "convnet" and "alexnet" are the ones of dataset distillation, without normalisation; `hidden` is their last layer's width.
     """
 
-    kind: Literal["residual", "resnet18", "resnet18-large-stem", "vit"] = "residual"
+    kind: Literal["residual", "resnet18", "resnet18-large-stem", "vit", "convnet", "alexnet"] = "residual"
     width: int = 16
     norm: Literal["batch", "group"] = "group"
     patch: int = 4
     depth: int = 4
     heads: int = 4
+    hidden: int = 64
 
 
 def make_encoder(shape: EncoderShape, size: int) -> "Normalised":
@@ -41,6 +43,10 @@ def make_encoder(shape: EncoderShape, size: int) -> "Normalised":
         inner = vision_transformer(
             image=size, patch=shape.patch, width=shape.width, depth=shape.depth, heads=shape.heads
         )
+    elif shape.kind == "convnet":
+        inner = ConvNet(size, width=shape.width, depth=shape.depth, hidden=shape.hidden)
+    elif shape.kind == "alexnet":
+        inner = SmallAlexNet(size, width=shape.width, hidden=shape.hidden)
     else:
         inner = timm.create_model("resnet18", pretrained=False, num_classes=0)
         if shape.kind == "resnet18":
@@ -91,6 +97,59 @@ class ResidualEncoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch features"]:
         return self.stages(self.stem(x)).mean(dim=(2, 3))
+
+
+class ConvNet(nn.Module):
+    """The network of dataset distillation (Zhao et al. 2021) with a hidden linear layer (Liu et al. 2023) and no norm.
+
+    `depth` times convolution, ReLU and pooling that halves; features are the hidden layer's, after a ReLU.
+
+    >>> ConvNet(16, width=8, depth=2, hidden=12)(torch.zeros(2, 3, 16, 16)).shape
+    torch.Size([2, 12])
+    """
+
+    def __init__(self, size: int, *, width: int = 128, depth: int = 3, hidden: int = 192, channels: int = 3) -> None:
+        super().__init__()
+        if size < 2**depth:
+            raise ModelError(f"{size} pixels cannot be halved {depth} times", remedy="choose a smaller depth")
+        blocks: list[nn.Module] = []
+        for block in range(depth):
+            blocks += [nn.Conv2d(width if block else channels, width, 3, 1, 1), nn.ReLU(), nn.AvgPool2d(2)]
+        self.num_features = hidden
+        self.blocks = nn.Sequential(*blocks)
+        self.hidden = nn.Linear(width * (size // 2**depth) ** 2, hidden)
+
+    def forward(self, x: Float[Tensor, "batch channels size size"]) -> Float[Tensor, "batch hidden"]:
+        return torch.relu(self.hidden(self.blocks(x).flatten(1)))
+
+
+class SmallAlexNet(nn.Module):
+    """AlexNet for small images as the papers on distillation use it: two 5x5 convolutions, two linear layers.
+
+    >>> SmallAlexNet(16, width=8, hidden=12)(torch.zeros(2, 3, 16, 16)).shape
+    torch.Size([2, 12])
+    """
+
+    def __init__(self, size: int, *, width: int = 64, hidden: int = 192, channels: int = 3) -> None:
+        super().__init__()
+        self.num_features = hidden
+
+        def calm() -> nn.Module:
+            return nn.LocalResponseNorm(4, alpha=0.001 / 9, beta=0.75, k=1.0)
+
+        def pool() -> nn.Module:
+            return nn.MaxPool2d(3, 2, 1)
+
+        self.blocks = nn.Sequential(
+            *(nn.Conv2d(channels, width, 5, 1, 2), nn.ReLU(), pool(), calm()),
+            *(nn.Conv2d(width, width, 5, 1, 2), nn.ReLU(), calm(), pool()),
+        )
+        side = ((size + 1) // 2 + 1) // 2
+        self.wide = nn.Linear(width * side**2, 2 * hidden)
+        self.hidden = nn.Linear(2 * hidden, hidden)
+
+    def forward(self, x: Float[Tensor, "batch channels size size"]) -> Float[Tensor, "batch hidden"]:
+        return torch.relu(self.hidden(torch.relu(self.wide(self.blocks(x).flatten(1)))))
 
 
 def vision_transformer(

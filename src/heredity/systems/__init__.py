@@ -26,7 +26,12 @@ TEN = (
         "heredity.systems.ssl_wm",
     ),
     Entry("dbia", "victim transformer from a clean ViT, DeiT or Swin", "a backdoor injected without the original data"),
-    Entry("dd-backdoor", "distilled data set from a training set", "a backdoor (NAIVEATTACK, DOORPING)"),
+    Entry(
+        "dd-backdoor",
+        "distilled data set from a training set",
+        "a backdoor (NAIVEATTACK, DOORPING)",
+        "heredity.systems.dd_backdoor",
+    ),
     Entry("tinymim", "small ViT from a MIM-pre-trained teacher", "token relations"),
     Entry(
         "reliant",
