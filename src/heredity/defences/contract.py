@@ -135,13 +135,19 @@ class InputFilter:
 
 @dataclass(frozen=True)
 class DataVerdict:
-    """A data filter's finding about training samples: a score each, and which of them are kept."""
+    """A data filter's finding about training samples: a score each, and which of them are kept.
+
+    `class_scores` and `suspects` where the filter judges whole classes; `measures` are its paper's own numbers.
+    """
 
     detector: str
     scores: Float[Tensor, "n"]
     kept: Bool[Tensor, "n"]
     threshold: Threshold
     cost: Cost
+    class_scores: tuple[float, ...] = ()
+    suspects: tuple[int, ...] = ()
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from heredity.defences.repairing import (
 )
 from heredity.defences.units import Units, mean_activity, switch_off, units_of
 
-CONVOLUTIONAL = Tuning(epochs=10, batch=32, learning_rate=1e-3)
+CONVOLUTIONAL = Tuning(epochs=20, batch=32, learning_rate=1e-2, drop_every=10)
 TRANSFORMER = Tuning(epochs=10, batch=32, optimiser="adamw", learning_rate=1e-4)
 
 
