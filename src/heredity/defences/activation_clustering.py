@@ -1,4 +1,4 @@
-"""Activation Clustering (Chen et al., SafeAI 2019): a class whose samples' activations fall into two groups was poisoned."""
+"""Activation Clustering (Chen et al., SafeAI 2019): a class that falls into two groups was poisoned."""
 
 import warnings
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ PAPER = Threshold(0.1, "paper")
 
 @dataclass(frozen=True)
 class ActivationClustering:
-    """How a class's activations are split in two: reduced to `dimensions` by independent components (principal ones where a
-    class has fewer than 50 samples), then 2-means from `restarts` starts.
+    """How a class's activations are split in two: reduced to `dimensions` by independent components (principal ones where
+    a class has fewer than 50 samples), then 2-means from `restarts` starts.
 
     A class is suspected when the smaller group holds less than `share` of it and the silhouette exceeds the threshold.
     """
@@ -45,9 +45,9 @@ def scan(
 
     `model` was trained on these `images` (uint8 or [0, 1]) and `labels`, poisoned ones among them. A class's score is the
     silhouette of its two groups where the smaller one is small enough, else 0; what is not kept is the smaller group of
-    the suspected classes. A sample's score is the class's score plus how much nearer (-1..1) it lies to the smaller group than to the
-    larger. The paper's third test (train without the group, and see how it is then classified) is left to the caller.
-    Raises ConfigError for a class with fewer than 20 samples, unless `allow_tiny`.
+    the suspected classes. A sample's score is the class's score plus how much nearer (-1..1) it lies to the smaller group
+    than to the larger. The paper's third test (train without the group, and see how it is then classified) is left to the
+    caller. Raises ConfigError for a class with fewer than 20 samples, unless `allow_tiny`.
     """
     config = config or ActivationClustering()
     features, sorted_labels, order, ask = features_of(model, images, labels)

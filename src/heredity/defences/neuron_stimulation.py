@@ -1,4 +1,4 @@
-"""Artificial brain stimulation (ABS; Liu et al., CCS 2019): a neuron that, driven hard, lifts one class above all others."""
+"""Artificial brain stimulation (ABS; Liu et al., CCS 2019): a neuron that, driven hard, lifts one class."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +29,8 @@ class NeuronStimulation:
     """How neurons are driven and what is done with those that answer.
 
     Each of at most `neurons` units is set to 0, 1/8 ... `loudest` times the most that clean images give it. For the
-    `candidates` that lift one class most, a patch of at most `area` (share of the picture) is searched that wakes the unit
-    and changes the others little (`others` weighs that).
+    `candidates` that lift one class most, a patch of at most `area` (share of the picture) is searched that wakes the
+    unit and changes the others little (`others` weighs that).
     """
 
     neurons: int = 256
@@ -53,11 +53,11 @@ def scan(
 ) -> ModelVerdict:
     """Search units of the last layer whose stimulation leads to one class, and patches that stimulate them.
 
-    `images` are clean ones of any class, uint8 or [0, 1]. The score is the highest share of images of other classes that such a
-    patch sends to its unit's class (REASR); a class's score is the highest of its units, 0 where it has no candidate. Measures: that
-    unit's number and how much its stimulation lifts the class above the next. The paper's threshold has no known
-    false-positive rate: calibrate on clean models of the same kind. Raises ModelError for fewer than three classes or a model
-    whose last units cannot be found.
+    `images` are clean ones of any class, uint8 or [0, 1]. The score is the highest share of images of other classes that
+    such a patch sends to its unit's class (REASR); a class's score is the highest of its units, 0 where it has no
+    candidate. Measures: that unit's number and how much its stimulation lifts the class above the next. The paper's
+    threshold has no known false-positive rate: calibrate on clean models of the same kind. Raises ModelError for fewer
+    than three classes or a model whose last units cannot be found.
     """
     config = config or NeuronStimulation()
     if not 0 < config.area <= 1 or config.candidates < 1 or config.loudest <= 0:
@@ -124,8 +124,8 @@ def stimulate(
 ) -> tuple[Float[Tensor, "units"], Int[Tensor, "units"]]:
     """How much each unit's stimulation lifts one class above the next best, and which class (section 4 of the paper).
 
-    The lift of a class is the least, over one image of each answered class, of its logit's largest rise. Units that were not
-    drawn have minus infinity.
+    The lift of a class is the least, over one image of each answered class, of its logit's largest rise. Units that were
+    not drawn have minus infinity.
     """
     answers = logits.argmax(dim=1)
     one_each = torch.stack([torch.nonzero(answers == label)[0, 0] for label in answers.unique()])

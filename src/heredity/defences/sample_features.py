@@ -12,8 +12,8 @@ from heredity.defences.repairing import check_classes, labelled_clean
 def features_of(
     model: nn.Module, images: Tensor, labels: Tensor
 ) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n"], Int[Tensor, "n"], Examination]:
-    """Features and labels of training samples in an order that depends on their content alone, which rows of the given ones
-    they are, and the examination that asked. Raises DataError for labels that do not fit.
+    """Features and labels of training samples in an order that depends on their content alone, which rows of the given
+    ones they are, and the examination that asked. Raises DataError for labels that do not fit.
     """
     _, order = content_order(as_unit(images))
     unit, sorted_labels = labelled_clean(images, labels, per_class=1)

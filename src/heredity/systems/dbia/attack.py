@@ -10,8 +10,8 @@ from heredity.core.randomness import generator_of
 from heredity.core.run import Run
 from heredity.core.settings import to_plain
 from heredity.defences.contract import Trigger
-from heredity.systems.dbia.injection import Injection, check_target, inject
 from heredity.systems.dbia.anatomy import dissect
+from heredity.systems.dbia.injection import Injection, check_target, inject
 from heredity.systems.dbia.surrogate import Surrogate
 from heredity.systems.dbia.trigger import TriggerSearch, make_trigger
 
@@ -47,9 +47,7 @@ def attack(
     return Backdoor(backdoored(victim, surrogate, trigger, target, how, run=run, name=f"{name}/child"), trigger)
 
 
-def find_trigger(
-    victim: nn.Module, surrogate: Surrogate, search: TriggerSearch, *, run: Run, name: str
-) -> Trigger:
+def find_trigger(victim: nn.Module, surrogate: Surrogate, search: TriggerSearch, *, run: Run, name: str) -> Trigger:
     """The trigger as a stage of the run."""
 
     def compute() -> dict[str, torch.Tensor]:

@@ -52,9 +52,7 @@ class Injection:
     )
 
 
-def inject(
-    child: nn.Module, surrogate: Surrogate, trigger: Trigger, target: int, how: Injection, run: Run
-) -> History:
+def inject(child: nn.Module, surrogate: Surrogate, trigger: Trigger, target: int, how: Injection, run: Run) -> History:
     """Train the back door into `child` (a copy of the victim), in place, from surrogate pictures alone.
 
     Raises ConfigError for a target that is no class or a share outside 0..1, ModelError for a model that cannot be cut before
