@@ -28,9 +28,10 @@ PAPER = Threshold(0.88, "paper")
 class NeuronStimulation:
     """How neurons are driven and what is done with those that answer.
 
-    Each of at most `neurons` units is set to 0, 1/8 ... `loudest` times the most that clean images give it. For the
-    `candidates` that lift one class most, a patch of at most `area` (share of the picture) is searched that wakes the
-    unit and changes the others little (`others` weighs that).
+    Each of at most `neurons` units is set to 0, 1/8 ... `loudest` times the most that clean images give any unit of the
+    layer (the published code's `same_range`: one that sleeps on all clean images would not be driven at all by its own
+    most). For the `candidates` that lift one class most, a patch of at most `area` (share of the picture) is searched
+    that wakes the unit and changes the others little (`others` weighs that).
     """
 
     neurons: int = 256
@@ -132,15 +133,14 @@ def stimulate(
     probes, usual = clean[one_each], logits[one_each]
     with watching(ask.model, units) as seen:
         ask.all(clean, batch=128)
-    loudest = torch.cat([part.abs().flatten(1).cpu() for part in seen]).amax(dim=0)
-    most = loudest.unflatten(0, (units.count, -1)).amax(dim=1)
+    most = max(float(part.abs().max()) for part in seen)
     levels = torch.arange(0, config.loudest + 1e-9, 0.125)
     drawn = torch.randperm(units.count, generator=generator)[: config.neurons].sort().values
     lift = torch.full((units.count,), -torch.inf)
     lifted = torch.zeros(units.count, dtype=torch.long)
     at_once = max(1, 1024 // (len(levels) * len(probes)))
     for some in drawn.split(at_once):
-        values = [(int(unit), level * most[unit]) for unit in some for level in levels]
+        values = [(int(unit), level * most) for unit in some for level in levels]
         with overwritten(ask.model, units, values):
             driven = ask.all(probes.repeat(len(values), 1, 1, 1), batch=len(values) * len(probes))
         risen = driven.unflatten(0, (len(some), len(levels), len(probes))) - usual
@@ -159,7 +159,6 @@ def _patches(
 ) -> tuple[Float[Tensor, "k 1 h w"], Float[Tensor, "k c h w"]]:
     """For each chosen unit a patch that wakes it, all searched in one batch."""
     channels, height, width = clean.shape[1:]
-    budget = config.area * height * width
     with watching(ask.model, units) as seen:
         ask.all(clean, batch=128)
     usual = torch.cat([part.mean(dim=2).cpu() for part in seen])
@@ -168,15 +167,17 @@ def _patches(
     raw = start.expand(len(chosen), -1, -1, -1).clone().to(ask.device).requires_grad_()
     optimiser = torch.optim.Adam([raw], lr=config.learning_rate, betas=(0.5, 0.9))
 
-    def limited() -> tuple[Tensor, Tensor]:
+    def limited(area: float) -> tuple[Tensor, Tensor]:
         mask = raw[:, :1].sigmoid()
-        size = mask.sum(dim=(1, 2, 3), keepdim=True)
-        return mask * (budget / size).clamp(max=1.0), raw[:, 1:].sigmoid()
+        share = mask.mean(dim=(1, 2, 3), keepdim=True)
+        return mask * (area / share).clamp(max=1.0), raw[:, 1:].sigmoid()
 
     with watching(ask.model, units) as seen:
-        for _ in range(config.steps):
+        for step in range(config.steps):
+            # The patch shrinks over the first half: under a small faint one a sleeping rectifier passes no gradient.
+            area = config.area ** min(1.0, 2 * step / config.steps)
             rows = torch.randperm(len(clean), generator=generator)[: config.batch]
-            masks, patterns = limited()
+            masks, patterns = limited(area)
             seen.clear()
             ask(stamp(clean[rows].to(ask.device), masks, patterns).flatten(0, 1))
             now = seen[-1].mean(dim=2).unflatten(0, (len(chosen), -1))
@@ -184,5 +185,5 @@ def _patches(
             woken = change[torch.arange(len(chosen)), :, chosen.to(ask.device)].mean(dim=1)
             raw.grad = torch.autograd.grad((config.others * change.abs().mean(dim=(1, 2)) - woken).sum(), raw)[0]
             optimiser.step()
-    masks, patterns = limited()
+    masks, patterns = limited(config.area)
     return masks.detach().cpu(), patterns.detach().cpu()

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
 from heredity.core.errors import ConfigError, DataError
@@ -39,7 +38,7 @@ def scan(
     train: Train,
     images: Tensor,
     labels: Tensor,
-    groups: Sequence[Int[Tensor, "k"]],
+    groups: Sequence[Tensor],
     clean: tuple[Tensor, Tensor],
     config: Roni | None = None,
     *,
