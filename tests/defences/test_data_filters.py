@@ -1,6 +1,7 @@
 """Filters of training samples: closed forms, and the poisoned tenth of a set that a hand-planted net was trained on."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,8 +98,10 @@ def test_a_class_in_two_groups_by_hand() -> None:
     alike = activation_clustering.split_class(np.ones((30, 3)), how, 0)
     assert alike.silhouette == 0
     assert not alike.smaller.any()
-    few = activation_clustering.reduce(rows[:20], 2, 0)
-    assert np.allclose(few, PCA(2, random_state=0).fit_transform(rows[:20]))
+    expected = PCA(2, random_state=0).fit_transform(rows[:20])
+    assert np.allclose(activation_clustering.reduce(rows[:20], replace(how, dimensions=2), 0), expected)
+    whole = activation_clustering.reduce(rows, replace(how, dimensions=2, reduction="principal"), 0)
+    assert np.allclose(whole, PCA(2, random_state=0).fit_transform(rows))
 
 
 @pytest.mark.parametrize("scan", FILTERS)

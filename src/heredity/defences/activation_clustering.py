@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,13 +21,16 @@ PAPER = Threshold(0.1, "paper")
 
 @dataclass(frozen=True)
 class ActivationClustering:
-    """How a class's activations are split in two: reduced to `dimensions` by independent components (principal ones where
-    a class has fewer than 50 samples), then 2-means from `restarts` starts.
+    """How a class's activations are split in two: reduced to `dimensions`, then 2-means from `restarts` starts.
+
+    The paper takes independent components, which have unit variance each, so that two groups compete with every other
+    direction; "principal" components keep their sizes. A class of fewer than 50 samples gets principal ones either way.
 
     A class is suspected when the smaller group holds less than `share` of it and the silhouette exceeds the threshold.
     """
 
     dimensions: int = 10
+    reduction: Literal["independent", "principal"] = "independent"
     restarts: int = 10
     share: float = 0.35
     allow_tiny: bool = False
@@ -92,7 +96,7 @@ def split_class(features: np.ndarray, config: ActivationClustering, seed: int) -
     if float(np.ptp(features, axis=0).max()) == 0.0:
         nobody = np.zeros(len(features), dtype=bool)
         return Split(nobody, 0.0, 0.0, np.full(len(features), -1.0))
-    reduced = reduce(features, config.dimensions, seed)
+    reduced = reduce(features, config, seed)
     clusters = KMeans(2, n_init=config.restarts, random_state=seed).fit(reduced)
     sizes = np.bincount(clusters.labels_, minlength=2)
     small = int(sizes.argmin())
@@ -104,10 +108,10 @@ def split_class(features: np.ndarray, config: ActivationClustering, seed: int) -
     return Split(smaller, float(smaller.mean()), float(silhouette_score(reduced, clusters.labels_)), margins)
 
 
-def reduce(features: np.ndarray, dimensions: int, seed: int) -> np.ndarray:
-    """Independent components, or principal ones where there are too few samples or the search does not converge."""
-    kept = min(dimensions, *features.shape)
-    if len(features) >= 50:
+def reduce(features: np.ndarray, config: ActivationClustering, seed: int) -> np.ndarray:
+    """The class's components: principal ones also where there are too few samples or the search does not converge."""
+    kept = min(config.dimensions, *features.shape)
+    if config.reduction == "independent" and len(features) >= 50:
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
             try:

@@ -29,17 +29,18 @@ class NeuronStimulation:
     """How neurons are driven and what is done with those that answer.
 
     Each of at most `neurons` units is set to 0, 1/8 ... `loudest` times the most that clean images give any unit of the
-    layer (the published code's `same_range`: one that sleeps on all clean images would not be driven at all by its own
-    most). For the `candidates` that lift one class most, a patch of at most `area` (share of the picture) is searched
-    that wakes the unit and changes the others little (`others` weighs that).
+    layer (the published code's `same_range`: one that sleeps on all clean images would not be driven by its own most). For
+    the `candidates` that lift one class most, a patch of at most `area` (share of the picture) is searched that wakes the
+    unit. `others` weighs how much the patch may change the other units: with the paper's small weight the patches of small
+    nets, whose triggers move several units, came out weaker.
     """
 
     neurons: int = 256
     loudest: float = 2.0
-    candidates: int = 10
+    candidates: int = 16
     area: float = 0.06
-    others: float = 0.1
-    steps: int = 150
+    others: float = 0.0
+    steps: int = 80
     batch: int = 16
     learning_rate: float = 0.1
 
