@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ Look = Callable[[], None]
 """What a distiller calls when its network has learnt something: the moment at which DOORPING changes the patch."""
 
 
+@runtime_checkable
 class Distiller(Protocol):
     """A recipe for distilling. A third method fits in a page: see `distribution_matching`."""
 

@@ -1,0 +1,103 @@
+"""The whole recipe: smoke through the command line, ideas taken out, the verbs."""
+
+from pathlib import Path
+
+import pytest
+from helpers.command import heredity
+from PIL import Image
+
+from heredity.core.execute import Order, keep_stages, run_once
+from heredity.core.lineage import read_lineage
+from heredity.core.run import Machine
+from heredity.core.settings import override
+from heredity.report.plain import read_results
+from heredity.systems.dd_backdoor import SYSTEM
+from heredity.systems.dd_backdoor.config import PRESETS
+
+CPU = Machine(accelerator="cpu")
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("smoke") / "run"
+    done = heredity("run", "dd-backdoor", "smoke", "--out", place)
+    assert done.returncode in (0, 3), done.stderr
+    return place
+
+
+def test_smoke_leaves_everything_a_run_promises(smoke: Path) -> None:
+    results = read_results(smoke)
+    assert {claim["id"]: claim["reported"] for claim in results["claims"]} == {
+        "doorping-dd": False,
+        "doorping-dc": False,
+        "naive-some": True,
+        "doorping-beats-naive": False,
+        "utility-kept": False,
+        "circumvents-defences": True,
+        "transfers-across-architectures": True,
+        "doorping-valid-pixels": True,
+    }
+    cells = {name.rsplit("/", 1)[0] for name in results["metrics"] if name.endswith("attack_success_control")}
+    assert cells == {
+        f"{method}/{attack}" for method in ("dd", "dc") for attack in ("naive", "free", "naive_valid", "valid")
+    }
+    assert {path.stem[3:] for path in (smoke / "figures").glob("*.json")} == {"success", "distilled"}
+    page = (smoke / "report.html").read_text(encoding="utf-8")
+    assert "Distilled sets, honest and attacked" in page and page.count("<img") >= 8
+
+
+def test_a_valid_patch_is_a_picture_and_a_free_one_need_not_be(smoke: Path) -> None:
+    [table] = [table for table in read_results(smoke)["tables"] if table["title"].startswith("Distilled sets")]
+    low, high = table["columns"].index("lowest pixel"), table["columns"].index("highest pixel")
+    ranges = {row[0]: (row[low], row[high]) for row in table["rows"]}
+    assert all(ranges[f"{method}/valid"][0] >= 0 and ranges[f"{method}/valid"][1] <= 1 for method in ("dd", "dc"))
+
+
+def test_kept_stages_equal_recomputed_ones(smoke: Path, tmp_path: Path) -> None:
+    """A challenge copies what an ablation leaves alone: the result must be that of computing it."""
+    for name in ("frozen-trigger", "half-stamped"):
+        changed = override(PRESETS["smoke"], SYSTEM.ablations[name].changes)
+        order = Order(SYSTEM, "smoke", changed, ablation=name, machine=CPU)
+        fresh, kept = tmp_path / name / "fresh", tmp_path / name / "kept"
+        run_once(order, fresh)
+        keep_stages(smoke, order, kept)
+        assert len(list((kept / "stages").iterdir())) >= 2, name
+        run_once(order, kept, resume=True)
+        assert read_results(kept)["metrics"] == read_results(fresh)["metrics"], name
+
+
+def test_a_team_distils_and_trains(tmp_path: Path) -> None:
+    place = tmp_path / "set.safetensors"
+    small = ("--steps", 3, "--per-class", 1, "--width", 4, "--hidden", 8)
+    done = heredity("dd-backdoor", "distil", "digits", place, *small, "--attack", "doorping", "--target", 3)
+    assert done.returncode == 0, done.stderr
+    assert "carries a backdoor to class 3" in done.stdout
+    with Image.open(place.with_suffix(".png")) as sheet:
+        assert sheet.size == (160, 16)
+    model = tmp_path / "model.safetensors"
+    trained = heredity("dd-backdoor", "train", place, model, "--test", "digits", "--steps", 5, "--width", 4)
+    assert trained.returncode == 0, trained.stderr
+    assert "accuracy on" in trained.stdout
+    assert any("backdoor" in mark for mark in read_lineage(model).marks)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("distil", "digits", "set.txt"), "does not end in .safetensors"),
+        (("distil", "digits", "set.safetensors", "--attack", "naive", "--patch", "40"), "does not fit into 16"),
+        (("distil", "digits", "set.safetensors", "--attack", "naive", "--target", "10"), "no class 10"),
+        (("distil", "digits", "set.safetensors", "--per-class", "0"), "are none"),
+        (("train", "missing.safetensors", "model.safetensors"), "no file"),
+    ],
+)
+def test_what_does_not_fit_is_one_line_and_writes_nothing(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = heredity("dd-backdoor", *words)
+    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_paper_s_network_is_the_published_one() -> None:
+    paper = PRESETS["paper"]
+    assert (paper.network.width, paper.network.depth, paper.network.hidden) == (128, 3, 192)
+    assert paper.unrolled.groups * paper.unrolled.epochs == 30 and paper.free.reading == "published"
