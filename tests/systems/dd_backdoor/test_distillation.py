@@ -127,8 +127,10 @@ def test_every_attack_fits_every_distiller_and_repeats(method: str, kind: str) -
             return distil(images(), RECIPES[method], attack, SHAPE, run)
 
     (first, patch), (again, same) = made(), made()
-    assert torch.equal(first.images, again.images) and torch.equal(patch, same)
-    assert bool(first.images.isfinite().all()) and sorted(set(first.labels.tolist())) == [0, 1, 2]
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(patch, same)
+    assert bool(first.images.isfinite().all())
+    assert sorted(set(first.labels.tolist())) == [0, 1, 2]
     assert first.about.get("backdoored", False) == (kind != "none")
 
 
@@ -170,7 +172,9 @@ def test_a_set_survives_its_file_and_trains_a_network(tmp_path: Path) -> None:
         made, _ = distil(images(), RECIPES["dd"], Attack("naive", ratio=0.2), SHAPE, run)
     save_distilled(tmp_path / "set.safetensors", made)
     read = load_distilled(tmp_path / "set.safetensors")
-    assert torch.equal(read.images, made.images) and read.groups == 2 and read.about["target"] == 0
+    assert torch.equal(read.images, made.images)
+    assert read.groups == 2
+    assert read.about["target"] == 0
     make = networks_of(SHAPE, 8, 3, 0.5, 0.3, 0, "victims")
     ours, theirs = (train_victim(each, make, 0, Descent(), seed=0) for each in (made, read))
     pixels = 255 * torch.rand(2, 3, 8, 8)

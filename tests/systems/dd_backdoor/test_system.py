@@ -43,14 +43,17 @@ def test_smoke_leaves_everything_a_run_promises(smoke: Path) -> None:
     }
     assert {path.stem[3:] for path in (smoke / "figures").glob("*.json")} == {"success", "distilled"}
     page = (smoke / "report.html").read_text(encoding="utf-8")
-    assert "Distilled sets, honest and attacked" in page and page.count("<img") >= 8
+    assert "Distilled sets, honest and attacked" in page
+    assert page.count("<img") >= 8
 
 
 def test_a_valid_patch_is_a_picture_and_a_free_one_need_not_be(smoke: Path) -> None:
     [table] = [table for table in read_results(smoke)["tables"] if table["title"].startswith("Distilled sets")]
     low, high = table["columns"].index("lowest pixel"), table["columns"].index("highest pixel")
     ranges = {row[0]: (row[low], row[high]) for row in table["rows"]}
-    assert all(ranges[f"{method}/valid"][0] >= 0 and ranges[f"{method}/valid"][1] <= 1 for method in ("dd", "dc"))
+    for method in ("dd", "dc"):
+        assert ranges[f"{method}/valid"][0] >= 0
+        assert ranges[f"{method}/valid"][1] <= 1
 
 
 def test_kept_stages_equal_recomputed_ones(smoke: Path, tmp_path: Path) -> None:
@@ -93,11 +96,14 @@ def test_a_team_distils_and_trains(tmp_path: Path) -> None:
 )
 def test_what_does_not_fit_is_one_line_and_writes_nothing(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
     done = heredity("dd-backdoor", *words)
-    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
 
 
 def test_the_paper_s_network_is_the_published_one() -> None:
     paper = PRESETS["paper"]
     assert (paper.network.width, paper.network.depth, paper.network.hidden) == (128, 3, 192)
-    assert paper.unrolled.groups * paper.unrolled.epochs == 30 and paper.free.reading == "published"
+    assert paper.unrolled.groups * paper.unrolled.epochs == 30
+    assert paper.free.reading == "published"

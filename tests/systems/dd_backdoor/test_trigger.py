@@ -85,14 +85,16 @@ def test_an_update_drives_the_neuron_and_leaves_the_network() -> None:
 
     assert driven(updated(patch, DOORPING, net)) > driven(patch)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
-    assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert all(parameter.grad is None for parameter in net.parameters())
 
 
 def test_pixels_stay_a_picture_unless_they_are_free() -> None:
     patch, hard = first_patch(DOORPING, 3, dice()), replace(DOORPING, steps=40, rate=1.0)
     free, valid = updated(patch, hard, network()), updated(patch, replace(hard, pixels="valid"), network())
     assert float(free.abs().max()) > 1
-    assert 0 <= float(valid.min()) and float(valid.max()) <= 1
+    assert float(valid.min()) >= 0
+    assert float(valid.max()) <= 1
 
 
 def test_a_silent_neuron_is_woken_where_the_published_reading_leaves_it_asleep() -> None:
