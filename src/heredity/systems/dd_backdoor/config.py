@@ -29,7 +29,7 @@ class DDBackdoor:
     unrolled: Unrolled = Unrolled()
     matching: GradientMatching = GradientMatching()
     naive: Attack = Attack("naive")
-    free: Attack = Attack("doorping")
+    free: Attack = Attack("doorping", steps=40, rate=0.4)
     valid: Attack = Attack("doorping", size=4, pixels="valid", objective="margin", steps=5)
     naive_valid: Attack = Attack("naive", size=4)
     stamp: bool = True
@@ -54,7 +54,18 @@ SMOKE = DDBackdoor(
     defended=False,
 )
 
-QUICK = DDBackdoor(transfers=(EncoderShape(kind="alexnet", width=16, hidden=32),))
+QUICK = DDBackdoor(
+    unrolled=Unrolled(
+        plan=Plan(steps=120, batch=256, optimiser="adam", learning_rate=0.03, betas=(0.5, 0.999), schedule="constant")
+    ),
+    matching=GradientMatching(
+        per_class=5,
+        inner=Descent(steps=6, rate=0.08, momentum=0.0, decay=0.0, halved=False),
+        plan=Plan(steps=200, batch=1, optimiser="sgd", learning_rate=0.5, momentum=0.5, schedule="constant"),
+    ),
+    victim=Descent(steps=100),
+    transfers=(EncoderShape(kind="alexnet", width=16, hidden=32),),
+)
 
 PAPER = DDBackdoor(
     data="cifar10:data/cifar10",
