@@ -13,6 +13,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from heredity.core.randomness import Draws, generator_of
 from heredity.data.images import load_images
 from heredity.nn.encoders import EncoderShape
-from heredity.systems.dd_backdoor.distil import networks_of
+from heredity.systems.dd_backdoor.distil import Make, networks_of
 from heredity.systems.dd_backdoor.distilled import Poisoned, poison
 from heredity.systems.dd_backdoor.gradient_matching import GradientMatching
 from heredity.systems.dd_backdoor.networks import hidden_layer, put, weights_of
@@ -92,7 +93,9 @@ def main() -> None:
     put(state.network, weights_of(make(0)))
 
     ours, theirs = _compared(state.network, state, recipe, data, patch, make, asked.seed)
-    print(f"distance, published loop {theirs[0]:.6f}, ours {ours[0]:.6f}; gradients of the images differ by {theirs[1]:.1e}")
+    print(
+        f"distance, published loop {theirs[0]:.6f}, ours {ours[0]:.6f}; gradients of the images differ by {theirs[1]:.1e}"
+    )
     canvas = data.images[:32]
 
     def their_update() -> None:
@@ -113,8 +116,8 @@ def main() -> None:
 
 
 def _compared(
-    network: nn.Module, state, recipe, data: Poisoned, patch: Tensor, make, seed: int
-) -> tuple[tuple, tuple]:
+    network: nn.Module, state: Any, recipe: GradientMatching, data: Poisoned, patch: Tensor, make: Make, seed: int
+) -> tuple[Any, Any]:
     """Loss and image gradients of both, on the same batches; and each as something to time."""
     draws = Draws(generator_of(seed, "draws"))
     rows = [members[draws.rows(REAL, len(members))] for members in map(data.of_class, range(data.classes))]

@@ -71,14 +71,14 @@ def test_kept_stages_equal_recomputed_ones(smoke: Path, tmp_path: Path) -> None:
 
 def test_a_team_distils_and_trains(tmp_path: Path) -> None:
     place = tmp_path / "set.safetensors"
-    small = ("--steps", 3, "--per-class", 1, "--width", 4, "--hidden", 8)
-    done = heredity("dd-backdoor", "distil", "digits", place, *small, "--attack", "doorping", "--target", 3)
+    small = ("--steps", "3", "--per-class", "1", "--width", "4", "--hidden", "8")
+    done = heredity("dd-backdoor", "distil", "digits", place, *small, "--attack", "doorping", "--target", "3")
     assert done.returncode == 0, done.stderr
     assert "carries a backdoor to class 3" in done.stdout
     with Image.open(place.with_suffix(".png")) as sheet:
         assert sheet.size == (160, 16)
     model = tmp_path / "model.safetensors"
-    trained = heredity("dd-backdoor", "train", place, model, "--test", "digits", "--steps", 5, "--width", 4)
+    trained = heredity("dd-backdoor", "train", place, model, "--test", "digits", "--steps", "5", "--width", "4")
     assert trained.returncode == 0, trained.stderr
     assert "accuracy on" in trained.stdout
     assert any("backdoor" in mark for mark in read_lineage(model).marks)

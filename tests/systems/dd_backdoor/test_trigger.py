@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -67,8 +68,8 @@ def test_the_chosen_neuron_has_the_largest_weights_coming_in() -> None:
 
 def test_hidden_values_are_those_before_the_activation() -> None:
     net, pixels = network(), 255 * torch.rand(3, 3, 16, 16)
-    before = net.encoder.inner.blocks((pixels / 255 - 0.3) / 0.4).flatten(1)
-    expected = F.linear(before, net.encoder.inner.hidden.weight, net.encoder.inner.hidden.bias)
+    inner: Any = net.encoder.inner  # pyright: ignore[reportAttributeAccessIssue]
+    expected = F.linear(inner.blocks((pixels / 255 - 0.3) / 0.4).flatten(1), inner.hidden.weight, inner.hidden.bias)
     torch.testing.assert_close(hidden_values(net, pixels), expected)
     assert not hidden_layer(net)._forward_hooks
 

@@ -5,7 +5,7 @@ real images have on average.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class DistributionMatching:
         put(state.network, descend(state.network, fresh, pixels.detach(), state.labels, self.inner, draws.generator))
         look()
         put(state.network, fresh)
-        encoder = state.network.encoder
+        encoder: Any = state.network.encoder
         apart = []
         for label in range(data.classes):
             members = data.of_class(label)
