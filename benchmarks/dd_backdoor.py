@@ -129,14 +129,16 @@ def _compared(
         loss = published_distance(network, state.pixels(), state.labels, real, data.classes)
         loss.backward()
         network.zero_grad()
-        return float(loss.detach()), state.images.grad.clone()
+        slope: Any = state.images.grad
+        return float(loss.detach()), slope.clone()
 
     def own() -> tuple[float, Tensor]:
         state.images.grad = None
         again = Draws(generator_of(seed, "draws"))
         loss = recipe.loss(state, data, torch.zeros(1).long(), lambda number: make(0), again, lambda: None)["distance"]
         loss.backward()
-        return float(loss.detach()), state.images.grad.clone()
+        slope: Any = state.images.grad
+        return float(loss.detach()), slope.clone()
 
     (their_loss, their_slope), (our_loss, our_slope) = peer(), own()
     apart = float((their_slope - our_slope).abs().max() / our_slope.abs().max())
