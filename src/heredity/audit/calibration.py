@@ -32,18 +32,21 @@ from heredity.transfer.task import Task
 LEARNING = FineTuning(
     plan=Plan(epochs=12, batch=64, optimiser="adam", learning_rate=3e-3, schedule="one-cycle"), probe_first=False
 )
-CLEANSE = NeuralCleanse(Search(steps=150, batch=16))
-STIMULATION = NeuronStimulation(steps=80, candidates=16, area=0.05)
+CLEANSE = NeuralCleanse(Search(steps=120, batch=12), at_once=10)
+STIMULATION = NeuronStimulation(steps=60, batch=12, candidates=12, area=0.05)
 IMAGES = 128
 
 
 @dataclass(frozen=True)
 class Scanner:
-    """A scan of a classifier as the command runs it: its title, and from a model, images and generator to a verdict and
-    the
-    number that is compared with clean models' (higher is worse)."""
+    """A scan of a classifier as the command runs it.
+
+    `asks` is about how many images its search asks a model of so many classes; `run` takes a model, images and a
+    generator and gives the verdict and the number that is compared with clean models' (higher is worse).
+    """
 
     title: str
+    asks: Callable[[int], int]
     run: Callable[[nn.Module, torch.Tensor, torch.Generator], tuple[ModelVerdict, float]]
 
 
@@ -58,9 +61,17 @@ def _stimulate(model: nn.Module, images: torch.Tensor, generator: torch.Generato
 
 
 SCANNERS: Mapping[str, Scanner] = {
-    "neural-cleanse": Scanner("Neural Cleanse: minus the smallest patch's share of the picture", _cleanse),
+    "neural-cleanse": Scanner(
+        "Neural Cleanse: minus the smallest patch's share of the picture",
+        lambda classes: classes * CLEANSE.search.steps * CLEANSE.search.batch,
+        _cleanse,
+    ),
     "neuron-stimulation": Scanner(
-        "neuron stimulation (ABS): share of images that a woken unit's patch turns", _stimulate
+        "neuron stimulation (ABS): share of images that a woken unit's patch turns",
+        lambda classes: (
+            STIMULATION.candidates * STIMULATION.steps * STIMULATION.batch + 17 * STIMULATION.neurons * classes
+        ),
+        _stimulate,
     ),
 }
 

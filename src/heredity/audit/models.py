@@ -96,7 +96,7 @@ def _foreign(spec: str, architecture: str, size: int | None) -> Normalised:
         near = timm.list_models(f"*{architecture.split('.')[0][:12]}*")[:5]
         raise ModelError(f"timm knows no model {architecture!r}", remedy="near: " + (", ".join(near) or "see timm"))
     known = timm.models.get_pretrained_cfg(architecture)
-    heads = known.classifier if known is not None else "head"
+    heads = (known.classifier if known is not None else None) or "head"
     head = heads if isinstance(heads, str) else heads[0]
     weight = tensors.get(f"{head}.weight")
     if weight is None or weight.ndim < 2:

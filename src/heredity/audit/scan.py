@@ -24,6 +24,7 @@ from heredity.defences import (
     strip,
 )
 from heredity.defences.contract import InputFilter, Threshold, calibrate
+from heredity.nn.inference import outputs
 
 FITTED = 512
 _SURE = 0.01
@@ -73,9 +74,10 @@ def scan_model(
     if encoder:
         return [_decree(opened.model, images, seed)]
     thresholds = _thresholds(opened.model, source, calibrate_on, seed, reporter)
+    classes = outputs(opened.model, images[:2]).shape[1]
     findings = []
     for name, scanner in SCANNERS.items():
-        reporter.say(f"  asking {name}")
+        reporter.say(f"  asking {name}: about {scanner.asks(classes):,} images")
         verdict, score = scanner.run(opened.model, images[:IMAGES], generator_of(seed, "scan", name))
         threshold, measured_on = thresholds[name]
         flagged = threshold.flags(score)
