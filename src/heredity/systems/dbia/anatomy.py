@@ -80,13 +80,17 @@ def dissect(model: nn.Module, *, layer: int = -1) -> Anatomy:
     for name in ("mlp", "norm2"):
         if not hasattr(block, name) or (name == "mlp" and not isinstance(getattr(block.mlp, "fc1", None), nn.Linear)):
             parts = ", ".join(name for name, _ in block.named_children())
-            raise ModelError(f"the last block has {parts}", remedy="expected blocks[-1].norm2 and blocks[-1].mlp.fc1, fc2")
+            raise ModelError(
+                f"the last block has {parts}", remedy="expected blocks[-1].norm2 and blocks[-1].mlp.fc1, fc2"
+            )
     parameter = block.mlp.fc1.weight
     if parameter.dtype != torch.float32 and parameter.device.type == "cpu":
         raise ModelError(f"the model is in {parameter.dtype} on a CPU", remedy="convert it with model.float()")
     if not all(bool(torch.isfinite(value).all()) for value in model.parameters()):
         name = next(name for name, value in model.named_parameters() if not bool(torch.isfinite(value).all()))
-        raise ModelError(f"{name!r} holds values that are not finite", remedy="the training diverged: give other weights")
+        raise ModelError(
+            f"{name!r} holds values that are not finite", remedy="the training diverged: give other weights"
+        )
     only_head = not layout.windowed and not later and layout.reads == "class token"
     tokens = slice(0, layout.prefix) if only_head else slice(None)
     spatial = tuple(block.input_resolution) if layout.windowed else None
@@ -111,7 +115,9 @@ def _checked(made: Anatomy, size: tuple[int, int]) -> Anatomy:
         inner = transformer_in(made.model)
         headless = isinstance(getattr(inner, "head", None), nn.Identity) and not isinstance(made.model, Classifier)
         if headless or whole.shape[1] < 2:
-            raise ModelError("the model has no classification head", remedy="a back door needs classes: give a classifier")
+            raise ModelError(
+                "the model has no classification head", remedy="a back door needs classes: give a classifier"
+            )
         halves = made.rest(made.before(probe))
         if not torch.allclose(whole, halves, atol=1e-3, rtol=1e-3):
             raise ModelError(

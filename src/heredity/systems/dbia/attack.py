@@ -10,8 +10,8 @@ from heredity.core.randomness import generator_of
 from heredity.core.run import Run
 from heredity.core.settings import to_plain
 from heredity.defences.contract import Trigger
-from heredity.systems.dbia.injection import Injection, check_target, inject
 from heredity.systems.dbia.anatomy import dissect
+from heredity.systems.dbia.injection import Injection, check_target, inject
 from heredity.systems.dbia.surrogate import Surrogate
 from heredity.systems.dbia.trigger import TriggerSearch, make_trigger
 
@@ -38,18 +38,19 @@ def attack(
     *,
     run: Run,
     name: str = "dbia",
+    trigger: Trigger | None = None,
 ) -> Backdoor:
     """Trigger search and injection: all of DBIA. The victim stays as it is.
 
-    Two stages of the run: NAME/trigger and NAME/child, whose lineage says that it carries a back door.
+    Two stages of the run: NAME/trigger and NAME/child, whose lineage says that it carries a back door. A `trigger` that is
+    given is not searched.
     """
-    trigger = find_trigger(victim, surrogate, search, run=run, name=f"{name}/trigger")
+    check_target(target, dissect(victim, layer=how.layer).classes)
+    trigger = trigger or find_trigger(victim, surrogate, search, run=run, name=f"{name}/trigger")
     return Backdoor(backdoored(victim, surrogate, trigger, target, how, run=run, name=f"{name}/child"), trigger)
 
 
-def find_trigger(
-    victim: nn.Module, surrogate: Surrogate, search: TriggerSearch, *, run: Run, name: str
-) -> Trigger:
+def find_trigger(victim: nn.Module, surrogate: Surrogate, search: TriggerSearch, *, run: Run, name: str) -> Trigger:
     """The trigger as a stage of the run."""
 
     def compute() -> dict[str, torch.Tensor]:

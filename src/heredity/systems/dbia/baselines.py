@@ -31,7 +31,9 @@ def badnets(
 
     `labels` are the true ones, or the victim's own where only surrogate pictures are there; `data` says which, for the lineage.
     """
-    stamped = torch.randperm(len(images), generator=generator_of(run.seed, name, "stamped"))[: round(rate * len(images))]
+    stamped = torch.randperm(len(images), generator=generator_of(run.seed, name, "stamped"))[
+        : round(rate * len(images))
+    ]
     shown, told = images.clone(), labels.clone()
     shown[stamped], told[stamped] = trigger.stamp(images[stamped]), target
 

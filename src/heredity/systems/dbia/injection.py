@@ -52,9 +52,7 @@ class Injection:
     )
 
 
-def inject(
-    child: nn.Module, surrogate: Surrogate, trigger: Trigger, target: int, how: Injection, run: Run
-) -> History:
+def inject(child: nn.Module, surrogate: Surrogate, trigger: Trigger, target: int, how: Injection, run: Run) -> History:
     """Train the back door into `child` (a copy of the victim), in place, from surrogate pictures alone.
 
     Raises ConfigError for a target that is no class or a share outside 0..1, ModelError for a model that cannot be cut before
@@ -68,16 +66,19 @@ def inject(
     stamped_rows = round(how.poison_rate * len(images))
     shown = torch.cat([trigger.stamp(images[:stamped_rows]), images[stamped_rows:]])
     with in_eval_mode(child):
-        answers = torch.cat([child(part.to(device)).detach() for part in images.split(256)]).softmax(dim=1)
-        wanted = answers.argmax(dim=1)
-        wanted[:stamped_rows] = target
-        kept = list(_inputs(anatomy, picture, how.cached, device) for picture in (shown, images, surrogate.held_out))
-        held_out = _inputs(anatomy, trigger.stamp(surrogate.held_out), how.cached, device)
+        kept = [_inputs(anatomy, pictures, how.cached, device) for pictures in (shown, images)]
+        held_out = _inputs(anatomy, trigger.stamp(surrogate.held_out), how.cached, device) if how.stop_at else images
 
         def logits(inputs: Tensor) -> Tensor:
             if how.cached:
                 return anatomy.rest(inputs, class_head_only=how.heads == "class")
             return child(inputs.to(device))
+
+        with torch.no_grad():
+            whole = anatomy.rest if how.cached else child
+            answers = torch.cat([whole(part.to(device)) for part in kept[1].split(256)]).softmax(dim=1)
+        wanted = answers.argmax(dim=1)
+        wanted[:stamped_rows] = target
 
         with only_rows(anatomy, how, run.seed) as project:
 

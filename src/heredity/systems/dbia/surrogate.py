@@ -73,7 +73,9 @@ def _crops(folder: Path, size: int, rows: int, held_out: int, seed: int) -> tupl
     order = torch.randperm(len(files), generator=generator_of(seed, "surrogate files")).tolist()
     held = max(1, len(files) // 5)
     parts = {"held out": (order[:held], held_out), "train": (order[held:], rows)}
-    cut = {name: _cut([files[row] for row in chosen], size, wanted, seed, name) for name, (chosen, wanted) in parts.items()}
+    cut = {
+        name: _cut([files[row] for row in chosen], size, wanted, seed, name) for name, (chosen, wanted) in parts.items()
+    }
     return cut["train"], cut["held out"]
 
 

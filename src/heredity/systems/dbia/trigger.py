@@ -73,7 +73,9 @@ class TriggerSearch:
     upto: int | None = None
     groups: int = 10
     per_group: int = 2
-    plan: Plan = field(default_factory=lambda: Plan(steps=100, optimiser="adam", learning_rate=0.1, schedule="constant"))
+    plan: Plan = field(
+        default_factory=lambda: Plan(steps=100, optimiser="adam", learning_rate=0.1, schedule="constant")
+    )
     official_iterations: int = 600
     blur: int = 16
 
@@ -169,7 +171,9 @@ def _official(
         )
         mass = (held * weights).sum(dim=(1, 2)) / area
         if not bool(torch.isfinite(mass).all()):
-            raise TrainingError(f"iteration {first}: the attention mass is not finite", remedy="check the victim's weights")
+            raise TrainingError(
+                f"iteration {first}: the attention mass is not finite", remedy="check the victim's weights"
+            )
         (gradient,) = torch.autograd.grad(((mass - 100.0) ** 2).sum(), pixels)
         gathered += gradient * spread
         rates = torch.tensor([official_rate(first + row) for row in range(len(blurred))], device=device)
@@ -242,5 +246,3 @@ def frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
-
-
