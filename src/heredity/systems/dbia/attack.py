@@ -87,4 +87,14 @@ def backdoored(
 
 def paper_recipe(how: Injection) -> Injection:
     """The published recipe at the same budget: every picture is stamped, bound 2, nothing keeps clean behaviour."""
-    return replace(how, keep_clean=0.0, bound=2.0, stop_at=0.0, poison_rate=1.0, neurons="least", heads="class")
+    return replace(
+        how,
+        keep_clean=0.0,
+        bound=2.0,
+        vary=False,
+        stop_at=0.0,
+        poison_rate=1.0,
+        neurons="least",
+        heads="class",
+        plan=replace(how.plan, learning_rate=1e-3),
+    )

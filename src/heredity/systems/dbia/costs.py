@@ -20,7 +20,7 @@ def of_injection(
     """Forward equivalents of trigger search, caching and training, and pictures used: original ones are none."""
     rows, limit = len(surrogate.images), run.limit_steps
     searching = {
-        "attention": _steps(search.plan, search.groups, limit) * search.groups,
+        "attention": search.starts * _steps(search.plan, search.groups, limit) * search.groups,
         "official": search.official_iterations,
     }
     passes = 2 if how.keep_clean else 1
