@@ -40,7 +40,9 @@ def fit(
     """
     config = config or PatchDrop()
     if config.trials < 1 or not 0.0 < config.rate < 1.0:
-        raise ConfigError(f"{config.trials} trials at rate {config.rate}", remedy="count from 1; a rate between 0 and 1")
+        raise ConfigError(
+            f"{config.trials} trials at rate {config.rate}", remedy="count from 1; a rate between 0 and 1"
+        )
     layout = layout_of(model)
     unit = clean_images(images, at_least=2)
     seed = int(torch.randint(2**62, (1,), generator=generator))
@@ -51,7 +53,11 @@ def fit(
             answer = ask.all(given).argmax(dim=1)
             changed = torch.zeros(len(given))
             for _ in range(config.trials):
-                shown = dropped(given, layout, config.rate, draw) if config.kind == "drop" else shuffled(given, layout, draw)
+                shown = (
+                    dropped(given, layout, config.rate, draw)
+                    if config.kind == "drop"
+                    else shuffled(given, layout, draw)
+                )
                 changed += (ask.all(shown).argmax(dim=1) != answer).float()
             share = changed / config.trials
             return share if config.kind == "drop" else 1.0 - share, ask.cost()

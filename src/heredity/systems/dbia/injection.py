@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from heredity.core.errors import ConfigError
 from heredity.core.loop import History, Plan, fit
-from heredity.core.randomness import Draws
+from heredity.core.randomness import Draws, generator_of
 from heredity.core.run import Run
 from heredity.defences.contract import Trigger
 from heredity.systems.dbia.anatomy import Anatomy, dissect, in_eval_mode
-from heredity.systems.dbia.surrogate import Surrogate
+from heredity.systems.dbia.surrogate import Surrogate, varied
 
 Neurons = Literal["least", "random", "most", "all"]
 
@@ -29,13 +29,14 @@ class Injection:
     most, or any. Rows of fc1 are hidden neurons, rows of fc2 output channels; the published code calls both neurons. `bound`
     k keeps every weight within w0 +- k |w0| (0: no bound). `poison_rate` of the pictures are stamped, the others keep the
     victim's answer. `keep_clean` weighs the cross-entropy to the victim's own answers on the same pictures unstamped: ours,
-    0 in the paper. `stop_at` ends the training when that share of held-out surrogate pictures is sent to the target under
+    0 in the paper. `vary` shows each picture in another contrast (see `varied`): ours. `stop_at` ends the training when that share of held-out surrogate pictures is sent to the target under
     the trigger, or when none more have been for `patience` epochs; 0 trains to the end. `heads` "class" leaves DeiT's
     distillation head out of the loss, as published. `cached` False pushes every picture through the whole model in every step.
     """
 
-    keep_clean: float = 1.0
-    bound: float = 3.0
+    keep_clean: float = 3.0
+    bound: float = 6.0
+    vary: bool = True
     fc1: float = 0.5
     fc2: float = 0.25
     neurons: Neurons = "least"
@@ -47,7 +48,7 @@ class Injection:
     cached: bool = True
     plan: Plan = field(
         default_factory=lambda: Plan(
-            epochs=60, batch=128, optimiser="adam", learning_rate=1e-3, betas=(0.9, 0.99), mode="eval"
+            epochs=60, batch=128, optimiser="adam", learning_rate=3e-3, betas=(0.9, 0.99), mode="eval"
         )
     )
 
@@ -63,19 +64,24 @@ def inject(child: nn.Module, surrogate: Surrogate, trigger: Trigger, target: int
     _check(how)
     device = run.fabric.device
     images = surrogate.images
+    if how.vary:
+        images = varied(images, generator=generator_of(run.seed, "variation of surrogate pictures"))
     stamped_rows = round(how.poison_rate * len(images))
     shown = torch.cat([trigger.stamp(images[:stamped_rows]), images[stamped_rows:]])
     with in_eval_mode(child):
-        answers = torch.cat([child(part.to(device)).detach() for part in images.split(256)]).softmax(dim=1)
-        wanted = answers.argmax(dim=1)
-        wanted[:stamped_rows] = target
-        kept = list(_inputs(anatomy, picture, how.cached, device) for picture in (shown, images, surrogate.held_out))
-        held_out = _inputs(anatomy, trigger.stamp(surrogate.held_out), how.cached, device)
+        kept = [_inputs(anatomy, pictures, how.cached, device) for pictures in (shown, images)]
+        held_out = _inputs(anatomy, trigger.stamp(surrogate.held_out), how.cached, device) if how.stop_at else images
 
         def logits(inputs: Tensor) -> Tensor:
             if how.cached:
                 return anatomy.rest(inputs, class_head_only=how.heads == "class")
             return child(inputs.to(device))
+
+        with torch.no_grad():
+            whole = anatomy.rest if how.cached else child
+            answers = torch.cat([whole(part.to(device)) for part in kept[1].split(256)]).softmax(dim=1)
+        wanted = answers.argmax(dim=1)
+        wanted[:stamped_rows] = target
 
         with only_rows(anatomy, how, run.seed) as project:
 

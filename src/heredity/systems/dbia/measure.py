@@ -1,17 +1,14 @@
 """What a back door does: success, what it costs the clean task, who else sets it off, and what it took to plant."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from heredity.defences.contract import Trigger
-from heredity.nn.inference import outputs, top1
-from heredity.systems.dbia.anatomy import in_eval_mode
+from heredity.nn.inference import top1
 
 
 @dataclass(frozen=True)
@@ -70,15 +67,3 @@ def changed(child: nn.Module, victim: nn.Module) -> dict[str, float]:
         "mean_change": float(sizes.mean()),
         "largest_change": float(sizes.max()),
     }
-
-
-def forward_flops(model: nn.Module, images: UInt8[Tensor, "n 3 h w"]) -> float:
-    """Floating-point operations of one picture's way through the model: the unit of "forward equivalents"."""
-    with in_eval_mode(model), FlopCounterMode(display=False) as counter:
-        outputs(model, images[:2])
-    return counter.get_total_flops() / 2
-
-
-def forward_equivalents(costs: Mapping[str, float]) -> float:
-    """Everything an attack pushed through the network, counted in forward passes of one picture."""
-    return float(sum(costs.values()))

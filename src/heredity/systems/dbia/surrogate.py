@@ -109,3 +109,25 @@ def blended_backgrounds(
         raise DataError(f"{len(images)} surrogate pictures cannot be blended by {per_group}", remedy="give more")
     chosen = torch.stack([torch.randperm(len(images), generator=generator)[:per_group] for _ in range(groups)])
     return images[chosen].float().mean(dim=1) / 255.0
+
+
+def varied(images: UInt8[Tensor, "n 3 h w"], *, generator: torch.Generator) -> UInt8[Tensor, "n 3 h w"]:
+    """One variation of each picture: half of them grey, half inverted, all with the contrast between one and six times usual.
+
+    Photographs are soft and colourful; a victim of scanned digits or drawings never saw such. Pictures of every contrast keep
+    more of a foreign victim's behaviour in place, whatever its task is, and ask nothing about it.
+    """
+
+    def draw(low: float = 0.0, high: float = 1.0) -> Float[Tensor, "n 1 1 1"]:
+        return low + (high - low) * torch.rand(len(images), 1, 1, 1, generator=generator)
+
+    unit = images.float() / 255.0
+    unit = torch.where(draw() < 0.5, unit.mean(dim=1, keepdim=True).expand_as(unit), unit)
+    brightness = unit.mean(dim=1).flatten(1)
+    ranked = brightness.sort(dim=1).values
+    place = (draw(0.3, 0.9)[:, 0, 0] * (ranked.shape[1] - 1)).long()
+    pivot = ranked.gather(1, place)[:, :, None, None]
+    spread = brightness.std(dim=1)[:, None, None, None].clamp(min=0.02)
+    unit = (0.5 + 0.125 * 6.0 ** draw() * (unit - pivot) / spread).clamp(0, 1)
+    unit = torch.where(draw() < 0.5, 1.0 - unit, unit)
+    return (255.0 * unit).round().to(torch.uint8)

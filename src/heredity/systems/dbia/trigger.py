@@ -64,6 +64,7 @@ class TriggerSearch:
     `kind` "attention" is one universal trigger by Adam on the log of the attention mass; "official" is the published update: a
     squared distance to 100, one trigger a background, a hand-written schedule and gradients that are never cleared;
     "random" and "white" are not searched at all. `objective` and `upto` say which attention (see `patch_attention`).
+    Of `starts` searches from random patches the one with the most attention on other surrogate pictures is kept.
     `blur` is the side to which the official code squeezes its backgrounds, for pictures of 224 pixels.
     """
 
@@ -71,6 +72,7 @@ class TriggerSearch:
     patch: Patch = Patch()
     objective: Objective = "rollout"
     upto: int | None = None
+    starts: int = 3
     groups: int = 10
     per_group: int = 2
     plan: Plan = field(
@@ -100,7 +102,16 @@ def make_trigger(
     with in_eval_mode(victim), frozen(victim):
         if how.kind == "official":
             return _official(victim, images, backgrounds, mask, how, run, generator)
-        return Trigger(mask, quantised(_universal(victim, backgrounds, mask, start, how, run)))
+        starts = [start, *(torch.rand(3, *layout.size, generator=generator) for _ in range(how.starts - 1))]
+        made = [Trigger(mask, quantised(_universal(victim, backgrounds, mask, begun, how, run))) for begun in starts]
+        return _strongest(made, victim, images, how, generator)
+
+
+def _strongest(
+    made: list[Trigger], victim: nn.Module, images: Tensor, how: TriggerSearch, generator: torch.Generator
+) -> Trigger:
+    judged = images[torch.randperm(len(images), generator=generator)[:64]]
+    return max(made, key=lambda trigger: float(attention_mass(victim, judged, trigger, how).mean()))
 
 
 class _Pattern(nn.Module):
@@ -180,13 +191,12 @@ def _official(
         patterns = (patterns - rates[:, None, None, None] * spread * gathered * mask).clamp(0, 1)
         settled = bool(((mass - before).abs() < 5e-5).all())
         before = mass.detach()
-        run.reporter.tick(first + how.groups, {"mass": float(mass.mean())})
+        run.reporter.tick(first + how.groups, {"mass": float(mass.detach().mean())})
         if first > 500 and settled:
             break
     run.reporter.end()
     made = [Trigger(mask.cpu(), quantised(pattern.cpu())) for pattern in patterns]
-    judged = images[torch.randperm(len(images), generator=generator)[:64]]
-    return max(made, key=lambda trigger: float(attention_mass(victim, judged, trigger, how).mean()))
+    return _strongest(made, victim, images, how, generator)
 
 
 def official_rate(iteration: int) -> float:
