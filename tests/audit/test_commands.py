@@ -16,8 +16,10 @@ from heredity.audit import calibration
 from heredity.audit.calibration import SCANNERS, shipped, shipped_threshold
 from heredity.audit.mend import REPAIRS
 from heredity.audit.models import load_image_set, open_model
+from heredity.audit.scan import filters_for
 from heredity.core.lineage import lineage_of, read_lineage, save_model
 from heredity.data.images import load_images
+from heredity.nn.classifiers import TransformerShape, make_transformer
 from heredity.nn.encoders import Classifier, make_encoder
 
 from .conftest import SHAPE, Call
@@ -89,6 +91,16 @@ def test_an_encoder_is_asked_through_decree_alone(call: Call, tmp_path: Path) ->
     [row] = json.loads(output)["detectors"]
     assert row["detector"] == "decree"
     assert row["false_positive_rate"] is None
+
+
+def test_filters_on_attention_are_for_transformers() -> None:
+    vit = make_transformer(TransformerShape(width=16, depth=1, heads=2), image=16, classes=3)
+    net = Classifier(make_encoder(SHAPE, 8), features=16, classes=3)
+    assert set(filters_for(vit)) - set(filters_for(net)) == {
+        "attention-blocking",
+        "patch-drop",
+        "attention-concentration",
+    }
 
 
 def image_set(path: Path, images: Tensor, labels: Tensor) -> Path:
