@@ -168,7 +168,9 @@ def scans(source: ImageSource, models: int, clean: int, run: Run) -> None:
     lines, anything = [], [False] * clean
     for scanner in SCANNERS:
         guilty, innocent = ([row[scanner]["score"] for row in rows[kind]] for kind in ("poisoned", "clean"))
-        threshold, _ = shipped_threshold(scanner)
+        known = shipped_threshold(scanner)
+        assert known is not None, "calibrate first"
+        threshold, _ = known
         area = auroc(guilty, innocent)
         low, high = auroc_interval(area, len(guilty), len(innocent))
         anything = [known or threshold.flags(score) for known, score in zip(anything, innocent, strict=True)]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import torch
 from torch import nn
@@ -82,11 +83,23 @@ def shipped() -> Mapping[str, object]:
     return json.loads(files("heredity.audit").joinpath("clean_models.json").read_text(encoding="utf-8"))
 
 
-def shipped_threshold(scanner: str) -> tuple[Threshold, str]:
-    """The threshold of the clean models on file, with the smallest rate they can state, and which models they are."""
-    content = shipped()
-    scores = content["scores"][scanner]  # pyright: ignore[reportIndexIssue]
+def shipped_threshold(scanner: str) -> tuple[Threshold, str] | None:
+    """The threshold of the clean models on file, with the smallest rate they can state, and which models they are.
+
+    None where no clean model is on file: then nobody knows how often the published threshold is wrong.
+    """
+    content: Any = shipped()
+    scores = content["scores"].get(scanner)
+    if not scores:
+        return None
     return calibrate(scores, 1 / (len(scores) + 1), source="clean models"), str(content["models"])
+
+
+def judged(verdict: ModelVerdict, score: float, known: tuple[Threshold, str] | None) -> tuple[float, Threshold, str]:
+    """A score, its threshold, and where that comes from: clean models where there are some, else the paper."""
+    if known is None:
+        return verdict.score, verdict.threshold, "the paper: not measured, see --calibrate"
+    return score, *known
 
 
 def clean_scores(

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from heredity.audit.calibration import IMAGES, SCANNERS, clean_scores, shipped_threshold
+from heredity.audit.calibration import IMAGES, SCANNERS, clean_scores, judged, shipped_threshold
 from heredity.audit.models import Opened
 from heredity.core.errors import ConfigError, DataError, ModelError
 from heredity.core.progress import Reporter
@@ -79,7 +79,7 @@ def scan_model(
     for name, scanner in SCANNERS.items():
         reporter.say(f"  asking {name}: about {scanner.asks(classes):,} images")
         verdict, score = scanner.run(opened.model, images[:IMAGES], generator_of(seed, "scan", name))
-        threshold, measured_on = thresholds[name]
+        score, threshold, measured_on = judged(verdict, score, thresholds[name])
         flagged = threshold.flags(score)
         worst = max(range(len(verdict.class_scores)), key=verdict.class_scores.__getitem__)
         findings.append(
@@ -130,7 +130,7 @@ def filters_for(model: nn.Module) -> dict[str, Fit]:
 
 def _thresholds(
     model: nn.Module, source: ImageSource, count: int, seed: int, reporter: Reporter
-) -> dict[str, tuple[Threshold, str]]:
+) -> Mapping[str, tuple[Threshold, str] | None]:
     if count < 0 or count == 1:
         raise ConfigError(
             f"--calibrate {count}", remedy="give two models or more; n of them state a rate of 1 / (n + 1)"
