@@ -25,10 +25,10 @@ usage: heredity COMMAND ... [--debug]
   run SYSTEM [PRESET]        run a system: smoke (seconds), quick (minutes, the default), paper (the published recipe)
   challenge SYSTEM           take each idea out in turn: which claims break?
   report DIR                 rebuild a run's report.html and open it
-  pedigree FILE              the family tree inside a model file
-  serve MODEL                answer labels over HTTP, as somebody who sells the model would
   scan MODEL                 ask every detector of backdoors about a model or a training set (exit code 3: flagged)
   repair MODEL --with NAME   take a backdoor out of a classifier, as far as a defence can
+  pedigree FILE              the family tree inside a model file
+  serve MODEL                answer labels over HTTP, as somebody who sells the model would
   data [SOURCE]              list data sources, check one, or write one: data make SOURCE DIR
   SYSTEM VERB ...            what a system does with your own model and data: heredity ssl-wm --help
 
@@ -81,10 +81,10 @@ def dispatch(words: Sequence[str]) -> int:
         "run": _run,
         "challenge": _challenge,
         "report": _report,
-        "pedigree": _pedigree,
-        "serve": _serve,
         "scan": _scan,
         "repair": _repair,
+        "pedigree": _pedigree,
+        "serve": _serve,
         "data": _data,
     }
     if command in commands:
@@ -360,6 +360,18 @@ def _report(words: list[str]) -> int:
     return 0
 
 
+def _scan(words: list[str]) -> int:
+    from heredity.audit import commands
+
+    return commands.scan(parse(commands.ScanOptions, words, "heredity scan"))
+
+
+def _repair(words: list[str]) -> int:
+    from heredity.audit import commands
+
+    return commands.repair(parse(commands.RepairOptions, words, "heredity repair"))
+
+
 @dataclass(frozen=True)
 class PedigreeOptions:
     """Draw the family tree that a model file carries, after checking that it belongs to these weights."""
@@ -419,18 +431,6 @@ def _serve(words: list[str]) -> int:
     except ModuleNotFoundError as error:
         raise ConfigError(f"serving needs {error.name}", remedy="pip install 'heredity[serve]'") from None
     return 0
-
-
-def _scan(words: list[str]) -> int:
-    from heredity.audit import commands
-
-    return commands.scan(parse(commands.ScanOptions, words, "heredity scan"))
-
-
-def _repair(words: list[str]) -> int:
-    from heredity.audit import commands
-
-    return commands.repair(parse(commands.RepairOptions, words, "heredity repair"))
 
 
 @dataclass(frozen=True)
