@@ -25,12 +25,14 @@ usage: heredity COMMAND ... [--debug]
   run SYSTEM [PRESET]        run a system: smoke (seconds), quick (minutes, the default), paper (the published recipe)
   challenge SYSTEM           take each idea out in turn: which claims break?
   report DIR                 rebuild a run's report.html and open it
+  scan MODEL                 ask every detector of backdoors about a model or a training set (exit code 3: flagged)
+  repair MODEL --with NAME   take a backdoor out of a classifier, as far as a defence can
   pedigree FILE              the family tree inside a model file
   serve MODEL                answer labels over HTTP, as somebody who sells the model would
   data [SOURCE]              list data sources, check one, or write one: data make SOURCE DIR
   SYSTEM VERB ...            what a system does with your own model and data: heredity ssl-wm --help
 
-Every command has --help. Exit codes: 0 done, 3 done but a claim failed, 1 an error to mend, 130 interrupted."""
+Every command has --help. Exit codes: 0 done, 3 done but a claim failed (scan: something was flagged), 1 an error to mend, 130 interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,6 +81,8 @@ def dispatch(words: Sequence[str]) -> int:
         "run": _run,
         "challenge": _challenge,
         "report": _report,
+        "scan": _scan,
+        "repair": _repair,
         "pedigree": _pedigree,
         "serve": _serve,
         "data": _data,
@@ -354,6 +358,18 @@ def _report(words: list[str]) -> int:
     if options.open:
         webbrowser.open(page.resolve().as_uri())
     return 0
+
+
+def _scan(words: list[str]) -> int:
+    from heredity.audit import commands
+
+    return commands.scan(parse(commands.ScanOptions, words, "heredity scan"))
+
+
+def _repair(words: list[str]) -> int:
+    from heredity.audit import commands
+
+    return commands.repair(parse(commands.RepairOptions, words, "heredity repair"))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from heredity.core.errors import DataError, ModelError
@@ -135,13 +135,19 @@ class InputFilter:
 
 @dataclass(frozen=True)
 class DataVerdict:
-    """A data filter's finding about training samples: a score each, and which of them are kept."""
+    """A data filter's finding about training samples: a score each, and which of them are kept.
+
+    `class_scores` and `suspects` where the filter judges whole classes; `measures` are its paper's own numbers.
+    """
 
     detector: str
     scores: Float[Tensor, "n"]
     kept: Bool[Tensor, "n"]
     threshold: Threshold
     cost: Cost
+    class_scores: tuple[float, ...] = ()
+    suspects: tuple[int, ...] = ()
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -180,11 +186,18 @@ def clean_images(images: Tensor, *, at_least: int) -> Float[Tensor, "n c h w"]:
 
     Raises DataError for fewer than `at_least`.
     """
-    unit = as_unit(images)
+    unit, _ = content_order(images)
     if len(unit) < at_least:
         raise DataError(f"{len(unit)} clean images are too few", remedy=f"give at least {at_least}")
+    return unit
+
+
+def content_order(images: Tensor) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, "n"]]:
+    """Images in [0, 1] sorted by their content, and which rows of the given ones they are."""
+    unit = as_unit(images)
     names = [hashlib.sha256(image.numpy().tobytes()).digest() for image in unit.cpu()]
-    return unit[sorted(range(len(names)), key=names.__getitem__)]
+    order = torch.tensor(sorted(range(len(names)), key=names.__getitem__))
+    return unit[order], order
 
 
 class Examination:

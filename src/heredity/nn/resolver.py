@@ -119,6 +119,10 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
         if not sizes_fit or not isinstance(inner, dict) or inner.get("kind") == "classifier":
             raise ModelError("the architecture record is damaged", remedy="the file was not written by heredity")
         return Classifier(build(inner), features=features, classes=classes)  # pyright: ignore[reportArgumentType]
+    if kind in ("transformer", "timm-classifier"):
+        from heredity.nn.classifiers import build_classifier  # imports this module
+
+        return build_classifier(architecture)
     if kind == "text":
         from heredity.nn.text import build_text  # imports transformers, which images do without
 
@@ -177,6 +181,14 @@ def load_file(path: Path, *, image: int, architecture: str | None = None) -> nn.
     if lineage_of(model).made_by == "unknown":
         record(model, Lineage(path.stem, "a file"))
     return model.eval()
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What a file says of its architecture. Raises ModelError when it says nothing."""
+    _, metadata = load_tensors(path)
+    if ARCHITECTURE_KEY not in metadata:
+        raise ModelError(f"{path} does not say its architecture", remedy="give a file that heredity wrote")
+    return _read_record(metadata[ARCHITECTURE_KEY], path)
 
 
 def _read_record(text: str, path: Path) -> dict[str, Any]:

@@ -25,7 +25,12 @@ TEN = (
         "the owner's watermark",
         "heredity.systems.ssl_wm",
     ),
-    Entry("dbia", "victim transformer from a clean ViT, DeiT or Swin", "a backdoor injected without the original data"),
+    Entry(
+        "dbia",
+        "victim transformer from a clean ViT, DeiT or Swin",
+        "a backdoor injected without the original data",
+        "heredity.systems.dbia",
+    ),
     Entry("dd-backdoor", "distilled data set from a training set", "a backdoor (NAIVEATTACK, DOORPING)"),
     Entry("tinymim", "small ViT from a MIM-pre-trained teacher", "token relations"),
     Entry(
