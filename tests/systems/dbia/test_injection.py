@@ -35,7 +35,9 @@ def surrogate(count: int = 48) -> Surrogate:
 
 
 def trigger() -> Trigger:
-    return Trigger(Patch(4).mask(16), (torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(3)) * 255).round() / 255)
+    return Trigger(
+        Patch(4).mask(16), (torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(3)) * 255).round() / 255
+    )
 
 
 def injected(kind: str, how: Injection = HOW, seed: int = 0) -> tuple[nn.Module, nn.Module]:
@@ -74,7 +76,9 @@ def test_the_two_halves_are_the_whole(kind: str, layer: int) -> None:
 def test_only_the_chosen_rows_of_one_mlp_change_and_within_their_bound(kind: str) -> None:
     before, child = injected(kind, Injection(plan=PLAN, bound=0.5))
     names = {
-        name for (name, one), other in zip(before.named_parameters(), child.parameters(), strict=True) if not torch.equal(one, other)
+        name
+        for (name, one), other in zip(before.named_parameters(), child.parameters(), strict=True)
+        if not torch.equal(one, other)
     }
     end = "layers.1.blocks.1" if kind == "swin" else "blocks.2"
     assert names == {f"inner.{end}.mlp.fc1.weight", f"inner.{end}.mlp.fc2.weight"}
@@ -172,7 +176,9 @@ def test_stopping_looks_at_surrogate_pictures_only_and_keeps_the_best() -> None:
 
 
 def test_a_model_with_a_head_of_ours_is_cut_too() -> None:
-    model = Classifier(Normalised(vision_transformer(image=16, patch=4, width=16, depth=2, heads=2)), features=16, classes=4)
+    model = Classifier(
+        Normalised(vision_transformer(image=16, patch=4, width=16, depth=2, heads=2)), features=16, classes=4
+    )
     anatomy = dissect(model)
     with torch.no_grad():
         assert torch.allclose(anatomy.rest(anatomy.before(pictures(3))), model.eval()(pictures(3)), atol=1e-4)

@@ -98,12 +98,12 @@ def _small(kind: Kind, width: int, depth: int, heads: int, epochs: float, **more
 
 
 QUICK = DBIA(
-    vit=_small("vit", 48, 3, 4, 14),
-    deit=_small("deit", 48, 3, 4, 14),
-    swin=_small("swin", 24, 2, 2, 14, window=3),
+    vit=_small("vit", 48, 3, 4, 12),
+    deit=_small("deit", 48, 3, 4, 12),
+    swin=_small("swin", 24, 2, 2, 12, window=3),
     search=TriggerSearch(patch=Patch(8)),
     badnets=BadNets(plan=Plan(epochs=3, batch=32, learning_rate=1e-3)),
-    defences=Defences(neural_cleanse=NeuralCleanse(Search(steps=80, batch=8, stall=80))),
+    defences=Defences(neural_cleanse=NeuralCleanse(Search(steps=60, batch=8, stall=60)), strip=Strip(overlays=16)),
 )
 
 SMOKE = replace(

@@ -147,10 +147,9 @@ def _attacked(bench: Bench, data: ImageSource) -> Found:
             if kind == main:
                 models[f"DBIA, {recipe}"] = (child, trigger)
     if detailed:
-        for base, recipe in ((ours, name), (paper, "paper")):
-            for label, changes in _SWITCHES.items():
-                row = f"{recipe}, {label}"
-                rows[f"{main}/{row}"] = bench.row(row, main, triggers[main], replace(base, **changes))[1]
+        for label, changes in _SWITCHES.items():
+            how = replace(paper, **changes)
+            rows[f"{main}/paper, {label}"] = bench.row(f"paper, {label}", main, triggers[main], how)[1]
         model, rows["BadNets/original data"] = _badnets(bench, data.train.images, data.train.labels, triggers["random"])
         models["BadNets"] = (model, triggers["random"])
         own = top1(bench.victim, bench.surrogate.images)

@@ -48,7 +48,7 @@ class Injection:
     cached: bool = True
     plan: Plan = field(
         default_factory=lambda: Plan(
-            epochs=60, batch=128, optimiser="adam", learning_rate=3e-3, betas=(0.9, 0.99), mode="eval"
+            epochs=40, batch=128, optimiser="adam", learning_rate=3e-3, betas=(0.9, 0.99), mode="eval"
         )
     )
 
