@@ -21,7 +21,7 @@ from heredity.nn.encoders import Classifier, Normalised, ResidualEncoder, vision
 from heredity.systems.dbia.anatomy import dissect
 from heredity.systems.dbia.attack import attack, paper_recipe
 from heredity.systems.dbia.injection import Injection, Projection, chosen_rows, clipped, inject, only_rows
-from heredity.systems.dbia.measure import Yardstick, changed, measure
+from heredity.systems.dbia.measure import Yardstick, answers_of, changed, measure
 from heredity.systems.dbia.surrogate import Surrogate, blended_backgrounds, load_surrogate, surrogate_of, varied
 from heredity.systems.dbia.trigger import Patch, TriggerSearch
 
@@ -161,7 +161,7 @@ def test_it_plants_something(kind: str) -> None:
     how = Injection(**{**vars(how), "bound": 0.0, "neurons": "all", "plan": Plan(**{**vars(PLAN), "epochs": 15})})
     before, child = injected(kind, how)
     on = Yardstick(pictures(30, seed=5), torch.zeros(30, dtype=torch.long), pictures(30, seed=6), 2)
-    found = measure(child, before, trigger(), on)
+    found = measure(answers_of(child, trigger(), on), answers_of(before, trigger(), on), on)
     assert found["attack_success_rate"] > 0.9 > found["victim_success_rate"]
 
 
@@ -251,7 +251,9 @@ def test_success_does_not_count_pictures_of_the_target_class() -> None:
     shown[:2] = 200
     labels = torch.tensor([2, 2, 0, 0, 0, 0, 1, 1, 1, 1])
     untouched = Trigger(torch.zeros(1, 16, 16), torch.zeros(3, 16, 16))
-    found = measure(Says(), Says(), untouched, Yardstick(shown, labels, shown, 2))
+    on = Yardstick(shown, labels, shown, 2)
+    said = answers_of(Says(), untouched, on)
+    found = measure(said, said, on)
     assert found["attack_success_rate"] == 0.0
     assert found["include_target_class"] == pytest.approx(0.2)
     assert found["gain"] == 0.0

@@ -11,6 +11,7 @@ from heredity.defences.fine_pruning import FinePruning
 from heredity.defences.neural_cleanse import NeuralCleanse
 from heredity.defences.outlier import Outlier
 from heredity.defences.patch_drop import PatchDrop
+from heredity.defences.repairing import Tuning
 from heredity.defences.reverse import Search
 from heredity.defences.strip import Strip
 from heredity.nn.classifiers import TransformerShape
@@ -40,10 +41,14 @@ class BadNets:
 
 @dataclass(frozen=True)
 class Defences:
-    """What the owner of a suspect model runs: on the clean half of the test pictures, `images` of them; measured on the rest."""
+    """What the owner of a suspect model runs, with `images` pictures of one half of the test set.
+
+    It is measured on the other half: `attacked` pictures of other classes under the trigger, and as many clean ones.
+    """
 
     on: bool = True
-    images: int = 250
+    images: int = 248
+    attacked: int = 250
     neural_cleanse: NeuralCleanse = NeuralCleanse()
     strip: Strip = Strip()
     outlier: Outlier = Outlier(features="before-head")
@@ -82,10 +87,7 @@ class DBIA:
         return getattr(self, kind)
 
 
-_TINY = Augmentation(scale=(0.9, 1.0), brightness=0.0, contrast=0.0)
-
-
-def _learn(epochs: float, rate: float = 2e-3, batch: int = 32) -> Plan:
+def _learn(epochs: float, rate: float = 3e-3, batch: int = 32) -> Plan:
     return Plan(epochs=epochs, batch=batch, learning_rate=rate, schedule="one-cycle", weight_decay=0.02, clip=1.0)
 
 
@@ -93,17 +95,22 @@ def _small(kind: Kind, width: int, depth: int, heads: int, epochs: float, **more
     return Victim(
         shape=TransformerShape(kind, width=width, depth=depth, heads=heads, **more),
         plan=_learn(epochs),
-        augmentation=_TINY,
     )
 
 
 QUICK = DBIA(
-    vit=_small("vit", 48, 3, 4, 12),
-    deit=_small("deit", 48, 3, 4, 12),
-    swin=_small("swin", 24, 2, 2, 12, window=3),
+    vit=_small("vit", 64, 2, 4, 14),
+    deit=_small("deit", 48, 3, 4, 14),
+    swin=_small("swin", 24, 2, 2, 14, window=3),
     search=TriggerSearch(patch=Patch(8)),
-    badnets=BadNets(plan=Plan(epochs=3, batch=32, learning_rate=1e-3)),
-    defences=Defences(neural_cleanse=NeuralCleanse(Search(steps=60, batch=8, stall=60)), strip=Strip(overlays=16)),
+    badnets=BadNets(plan=Plan(epochs=4, batch=32, learning_rate=1e-3)),
+    defences=Defences(
+        neural_cleanse=NeuralCleanse(Search(steps=50, batch=6, stall=50)),
+        strip=Strip(overlays=12),
+        patch_drop=PatchDrop(trials=8),
+        fine_pruning=FinePruning(levels=10, tuning=Tuning(epochs=3, batch=32, optimiser="adamw", learning_rate=1e-4)),
+        attacked=120,
+    ),
 )
 
 SMOKE = replace(

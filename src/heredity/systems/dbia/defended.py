@@ -35,8 +35,8 @@ def defended(model: nn.Module, trigger: Trigger, on: Yardstick, config: Defences
     """
     half = len(on.images) // 2
     images, labels = on.images[:half][: config.images], on.labels[:half][: config.images]
-    clean, truth = on.images[half:], on.labels[half:]
-    stamped = trigger.stamp(clean[truth != on.target])
+    clean, truth = on.images[half:][: config.attacked], on.labels[half:][: config.attacked]
+    stamped = trigger.stamp(on.images[half:][on.labels[half:] != on.target][: config.attacked])
 
     def draw(what: str) -> torch.Generator:
         return generator_of(seed, "defences", what)

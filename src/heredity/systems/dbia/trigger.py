@@ -72,7 +72,7 @@ class TriggerSearch:
     patch: Patch = Patch()
     objective: Objective = "rollout"
     upto: int | None = None
-    starts: int = 3
+    starts: int = 2
     vary: bool = True
     groups: int = 10
     per_group: int = 2
