@@ -41,7 +41,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_model_gets_a_backdoor_that_its_lineage_confesses(model: Path, folder: Path, tmp_path: Path) -> None:
-    words = ["--model", f"file:{model}", "--target", "3", "--surrogate", f"pictures:{folder}", "--out", tmp_path / "bad.safetensors"]
+    words = [
+        "--model",
+        f"file:{model}",
+        "--target",
+        "3",
+        "--surrogate",
+        f"pictures:{folder}",
+        "--out",
+        tmp_path / "bad.safetensors",
+    ]
     done = heredity("dbia", "inject", *words, "--rows", "120", "--epochs", "3", "--steps", "3")
     assert done.returncode == 0, done.stderr
     assert "attack success" in done.stdout
@@ -51,7 +60,9 @@ def test_a_model_gets_a_backdoor_that_its_lineage_confesses(model: Path, folder:
     assert lineage.parents[0].content == read_lineage(model).content
     report = json.loads((tmp_path / "bad.defences.json").read_text())
     assert report["content"] == lineage.content
-    assert {"attention blocking", "attention concentration", "PatchDrop", "STRIP", "Neural Cleanse"} == set(report["defences"])
+    assert {"attention blocking", "attention concentration", "PatchDrop", "STRIP", "Neural Cleanse"} == set(
+        report["defences"]
+    )
     trigger = read_trigger(tmp_path / "bad.trigger.png", (16, 16))
     child, shown = resolve_classifier(f"file:{tmp_path / 'bad.safetensors'}"), pictures(20)
     assert top1(child, trigger.stamp(shown)).shape == (20,)
@@ -81,7 +92,16 @@ def test_a_trigger_comes_back_from_its_file(tmp_path: Path) -> None:
 
 def test_bad_input_is_one_line_and_nothing_is_written(model: Path, tmp_path: Path) -> None:
     (tmp_path / "pickled.safetensors").write_bytes(b"\x80\x04\x95" + b"x" * 40)
-    done = heredity("dbia", "inject", "--model", f"file:{tmp_path}/pickled.safetensors", "--target", "0", "--out", tmp_path / "o.safetensors")
+    done = heredity(
+        "dbia",
+        "inject",
+        "--model",
+        f"file:{tmp_path}/pickled.safetensors",
+        "--target",
+        "0",
+        "--out",
+        tmp_path / "o.safetensors",
+    )
     assert "is a pickle" in said(done)
     done = heredity("dbia", "inject", "--model", f"file:{model}", "--target", "5", "--out", tmp_path / "o.safetensors")
     assert "target 5 is no class" in said(done)
@@ -144,6 +164,13 @@ def test_a_run_that_is_cut_short_leaves_no_training_mode_behind() -> None:
         child.inner.head.weight.mul_(1e30)  # pyright: ignore
         child.inner.head.weight.mul_(1e30)  # pyright: ignore
     with Run.temporary() as run, pytest.raises((TrainingError, ModelError)):
-        train(child, surrogate_of(pictures(20), pictures(5), "x"), Trigger(Patch(4).mask(16), torch.ones(3, 16, 16)), 1, Injection(), run)
+        train(
+            child,
+            surrogate_of(pictures(20), pictures(5), "x"),
+            Trigger(Patch(4).mask(16), torch.ones(3, 16, 16)),
+            1,
+            Injection(),
+            run,
+        )
     assert all(module.training for module in child.modules())
     assert all(parameter.requires_grad for parameter in child.parameters())

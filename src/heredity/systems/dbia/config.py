@@ -87,7 +87,10 @@ class DBIA:
         return getattr(self, kind)
 
 
-def _learn(epochs: float, rate: float = 3e-3, batch: int = 32) -> Plan:
+_TINY = Augmentation(scale=(0.9, 1.0), brightness=0.0, contrast=0.0)
+
+
+def _learn(epochs: float, rate: float = 2e-3, batch: int = 32) -> Plan:
     return Plan(epochs=epochs, batch=batch, learning_rate=rate, schedule="one-cycle", weight_decay=0.02, clip=1.0)
 
 
@@ -95,13 +98,14 @@ def _small(kind: Kind, width: int, depth: int, heads: int, epochs: float, **more
     return Victim(
         shape=TransformerShape(kind, width=width, depth=depth, heads=heads, **more),
         plan=_learn(epochs),
+        augmentation=_TINY,
     )
 
 
 QUICK = DBIA(
-    vit=_small("vit", 64, 2, 4, 14),
-    deit=_small("deit", 48, 3, 4, 14),
-    swin=_small("swin", 24, 2, 2, 14, window=3),
+    vit=_small("vit", 48, 3, 4, 13),
+    deit=_small("deit", 48, 3, 4, 13),
+    swin=_small("swin", 24, 2, 2, 13, window=3),
     search=TriggerSearch(patch=Patch(8)),
     badnets=BadNets(plan=Plan(epochs=4, batch=32, learning_rate=1e-3)),
     defences=Defences(

@@ -35,7 +35,7 @@ class Injection:
     """
 
     keep_clean: float = 3.0
-    bound: float = 6.0
+    bound: float = 10.0
     vary: bool = True
     fc1: float = 0.5
     fc2: float = 0.25
@@ -48,7 +48,7 @@ class Injection:
     cached: bool = True
     plan: Plan = field(
         default_factory=lambda: Plan(
-            epochs=40, batch=128, optimiser="adam", learning_rate=3e-3, betas=(0.9, 0.99), mode="eval"
+            epochs=60, batch=128, optimiser="adam", learning_rate=3e-3, betas=(0.9, 0.99), mode="eval"
         )
     )
 

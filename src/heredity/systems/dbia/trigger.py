@@ -182,7 +182,7 @@ def _official(
     for first in range(0, iterations, how.groups):
         pixels = patterns.clone().requires_grad_()
         held = patch_attention(
-            victim, 255.0 * (blurred * (1 - mask) + pixels * mask), objective=how.objective, upto=how.upto
+            victim, 255.0 * (blurred * (1 - mask) + pixels * mask), objective=how.objective, upto=None
         )
         mass = (held * weights).sum(dim=(1, 2)) / area
         if not bool(torch.isfinite(mass).all()):
