@@ -1,7 +1,8 @@
-"""Activation Clustering (Chen et al., SafeAI 2019): a class whose samples' activations fall into two groups was poisoned."""
+"""Activation Clustering (Chen et al., SafeAI 2019): a class that falls into two groups was poisoned."""
 
 import warnings
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,13 +21,16 @@ PAPER = Threshold(0.1, "paper")
 
 @dataclass(frozen=True)
 class ActivationClustering:
-    """How a class's activations are split in two: reduced to `dimensions` by independent components (principal ones where a
-    class has fewer than 50 samples), then 2-means from `restarts` starts.
+    """How a class's activations are split in two: reduced to `dimensions`, then 2-means from `restarts` starts.
+
+    The paper takes independent components, which have unit variance each, so that two groups compete with every other
+    direction; "principal" components keep their sizes. A class of fewer than 50 samples gets principal ones either way.
 
     A class is suspected when the smaller group holds less than `share` of it and the silhouette exceeds the threshold.
     """
 
     dimensions: int = 10
+    reduction: Literal["independent", "principal"] = "independent"
     restarts: int = 10
     share: float = 0.35
     allow_tiny: bool = False
@@ -45,9 +49,9 @@ def scan(
 
     `model` was trained on these `images` (uint8 or [0, 1]) and `labels`, poisoned ones among them. A class's score is the
     silhouette of its two groups where the smaller one is small enough, else 0; what is not kept is the smaller group of
-    the suspected classes. A sample's score is the class's score plus how much nearer (-1..1) it lies to the smaller group than to the
-    larger. The paper's third test (train without the group, and see how it is then classified) is left to the caller.
-    Raises ConfigError for a class with fewer than 20 samples, unless `allow_tiny`.
+    the suspected classes. A sample's score is the class's score plus how much nearer (-1..1) it lies to the smaller group
+    than to the larger. The paper's third test (train without the group, and see how it is then classified) is left to the
+    caller. Raises ConfigError for a class with fewer than 20 samples, unless `allow_tiny`.
     """
     config = config or ActivationClustering()
     features, sorted_labels, order, ask = features_of(model, images, labels)
@@ -92,26 +96,29 @@ def split_class(features: np.ndarray, config: ActivationClustering, seed: int) -
     if float(np.ptp(features, axis=0).max()) == 0.0:
         nobody = np.zeros(len(features), dtype=bool)
         return Split(nobody, 0.0, 0.0, np.full(len(features), -1.0))
-    reduced = reduce(features, config.dimensions, seed)
-    clusters = KMeans(2, n_init=config.restarts, random_state=seed).fit(reduced)
-    sizes = np.bincount(clusters.labels_, minlength=2)
+    reduced = reduce(features, config, seed)
+    clusters = KMeans(2, n_init=config.restarts, random_state=seed).fit(reduced)  # pyright: ignore[reportArgumentType]
+    groups = np.asarray(clusters.labels_)
+    sizes = np.bincount(groups, minlength=2)
     small = int(sizes.argmin())
     to_small, to_large = (
         np.linalg.norm(reduced - clusters.cluster_centers_[place], axis=1) for place in (small, 1 - small)
     )
     margins = (to_large - to_small) / np.maximum(to_large + to_small, 1e-12)
-    smaller = clusters.labels_ == small
-    return Split(smaller, float(smaller.mean()), float(silhouette_score(reduced, clusters.labels_)), margins)
+    smaller = groups == small
+    return Split(smaller, float(smaller.mean()), float(silhouette_score(reduced, groups)), margins)
 
 
-def reduce(features: np.ndarray, dimensions: int, seed: int) -> np.ndarray:
-    """Independent components, or principal ones where there are too few samples or the search does not converge."""
-    kept = min(dimensions, *features.shape)
-    if len(features) >= 50:
+def reduce(features: np.ndarray, config: ActivationClustering, seed: int) -> np.ndarray:
+    """The class's components: principal ones also where there are too few samples or the search does not converge."""
+    kept = min(config.dimensions, *features.shape)
+    if config.reduction == "independent" and len(features) >= 50:
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
             try:
-                return FastICA(kept, whiten="unit-variance", random_state=seed, max_iter=500).fit_transform(features)
+                return np.asarray(
+                    FastICA(kept, whiten="unit-variance", random_state=seed, max_iter=500).fit_transform(features)
+                )
             except (ConvergenceWarning, ValueError, np.linalg.LinAlgError):
                 pass
-    return PCA(kept, random_state=seed).fit_transform(features)
+    return np.asarray(PCA(kept, random_state=seed).fit_transform(features))

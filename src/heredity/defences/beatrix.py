@@ -13,8 +13,9 @@ from heredity.defences.stages import watching_stages
 
 @dataclass(frozen=True)
 class Beatrix:
-    """Gram matrices of orders 1 to `orders` of the last stage's output, its channels turned into `channels` random directions
-    where there are more. What lies within `tolerated` median absolute deviations of the class's median counts nothing.
+    """Gram matrices of orders 1 to `orders` of the last stage's output, its channels turned into `channels` random
+    directions where there are more. What lies within `tolerated` median absolute deviations of the class's median counts
+    nothing.
 
     A class with fewer than `least` clean images is described by all clean images together. `rejection` is the share of
     clean inputs that may be turned away.
@@ -28,12 +29,12 @@ class Beatrix:
 
 
 def fit(model: nn.Module, images: Tensor, config: Beatrix | None = None, *, generator: torch.Generator) -> InputFilter:
-    """A filter from clean images (uint8 or [0, 1], no labels: classes are those the model answers). One half describes the
-    Gram matrices of each class, the other sets the threshold.
+    """A filter from clean images (uint8 or [0, 1], no labels: classes are those the model answers). One half describes
+    the Gram matrices of each class, the other sets the threshold.
 
-    An input's score is how far the entries of its Gram matrices lie outside, in deviations, on average. The paper's scan of classes
-    needs a stream of inputs with the trigger among them and is not part of this. Raises DataError when half the images cannot
-    state the rejection rate: 1 % needs 99 in each half.
+    An input's score is how far the entries of its Gram matrices lie outside, in deviations, on average. The paper's scan
+    of classes needs a stream of inputs with the trigger among them and is not part of this. Raises DataError when half
+    the images cannot state the rejection rate: 1 % needs 99 in each half.
     """
     config = config or Beatrix()
     if config.orders < 1 or config.channels < 1 or config.tolerated < 0:
@@ -106,7 +107,7 @@ def gram_entries(stage: Float[Tensor, "n c places"], orders: int) -> Float[Tenso
 
 
 def _usual(grams: Float[Tensor, "n entries"]) -> tuple[Float[Tensor, "entries"], Float[Tensor, "entries"]]:
-    """Median and median absolute deviation of every entry; an entry that never varies gets a thousandth of a typical one."""
+    """Median and median absolute deviation of each entry; one that never varies gets a thousandth of a typical entry."""
     middle = grams.median(dim=0).values
     spread = (grams - middle).abs().median(dim=0).values
     return middle, spread.clamp(min=1e-3 * float(middle.abs().mean()) + 1e-12)

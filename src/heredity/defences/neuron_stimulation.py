@@ -1,4 +1,4 @@
-"""Artificial brain stimulation (ABS; Liu et al., CCS 2019): a neuron that, driven hard, lifts one class above all others."""
+"""Artificial brain stimulation (ABS; Liu et al., CCS 2019): a neuron that, driven hard, lifts one class."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,17 +28,19 @@ PAPER = Threshold(0.88, "paper")
 class NeuronStimulation:
     """How neurons are driven and what is done with those that answer.
 
-    Each of at most `neurons` units is set to 0, 1/8 ... `loudest` times the most that clean images give it. For the
-    `candidates` that lift one class most, a patch of at most `area` (share of the picture) is searched that wakes the unit
-    and changes the others little (`others` weighs that).
+    Each of at most `neurons` units is set to 0, 1/8 ... `loudest` times the most that clean images give any unit of the
+    layer (the published code's `same_range`: one that sleeps on all clean images would not be driven by its own most). For
+    the `candidates` that lift one class most, a patch of at most `area` (share of the picture) is searched that wakes the
+    unit. `others` weighs how much the patch may change the other units: with the paper's small weight the patches of small
+    nets, whose triggers move several units, came out weaker.
     """
 
     neurons: int = 256
     loudest: float = 2.0
-    candidates: int = 10
+    candidates: int = 16
     area: float = 0.06
-    others: float = 0.1
-    steps: int = 150
+    others: float = 0.0
+    steps: int = 80
     batch: int = 16
     learning_rate: float = 0.1
 
@@ -53,11 +55,11 @@ def scan(
 ) -> ModelVerdict:
     """Search units of the last layer whose stimulation leads to one class, and patches that stimulate them.
 
-    `images` are clean ones of any class, uint8 or [0, 1]. The score is the highest share of images of other classes that such a
-    patch sends to its unit's class (REASR); a class's score is the highest of its units, 0 where it has no candidate. Measures: that
-    unit's number and how much its stimulation lifts the class above the next. The paper's threshold has no known
-    false-positive rate: calibrate on clean models of the same kind. Raises ModelError for fewer than three classes or a model
-    whose last units cannot be found.
+    `images` are clean ones of any class, uint8 or [0, 1]. The score is the highest share of images of other classes that
+    such a patch sends to its unit's class (REASR); a class's score is the highest of its units, 0 where it has no
+    candidate. Measures: that unit's number and how much its stimulation lifts the class above the next. The paper's
+    threshold has no known false-positive rate: calibrate on clean models of the same kind. Raises ModelError for fewer
+    than three classes or a model whose last units cannot be found.
     """
     config = config or NeuronStimulation()
     if not 0 < config.area <= 1 or config.candidates < 1 or config.loudest <= 0:
@@ -124,23 +126,22 @@ def stimulate(
 ) -> tuple[Float[Tensor, "units"], Int[Tensor, "units"]]:
     """How much each unit's stimulation lifts one class above the next best, and which class (section 4 of the paper).
 
-    The lift of a class is the least, over one image of each answered class, of its logit's largest rise. Units that were not
-    drawn have minus infinity.
+    The lift of a class is the least, over one image of each answered class, of its logit's largest rise. Units that were
+    not drawn have minus infinity.
     """
     answers = logits.argmax(dim=1)
     one_each = torch.stack([torch.nonzero(answers == label)[0, 0] for label in answers.unique()])
     probes, usual = clean[one_each], logits[one_each]
     with watching(ask.model, units) as seen:
         ask.all(clean, batch=128)
-    loudest = torch.cat([part.abs().flatten(1).cpu() for part in seen]).amax(dim=0)
-    most = loudest.unflatten(0, (units.count, -1)).amax(dim=1)
+    most = max(float(part.abs().max()) for part in seen)
     levels = torch.arange(0, config.loudest + 1e-9, 0.125)
     drawn = torch.randperm(units.count, generator=generator)[: config.neurons].sort().values
     lift = torch.full((units.count,), -torch.inf)
     lifted = torch.zeros(units.count, dtype=torch.long)
     at_once = max(1, 1024 // (len(levels) * len(probes)))
     for some in drawn.split(at_once):
-        values = [(int(unit), level * most[unit]) for unit in some for level in levels]
+        values = [(int(unit), level * most) for unit in some for level in levels]
         with overwritten(ask.model, units, values):
             driven = ask.all(probes.repeat(len(values), 1, 1, 1), batch=len(values) * len(probes))
         risen = driven.unflatten(0, (len(some), len(levels), len(probes))) - usual
@@ -159,7 +160,6 @@ def _patches(
 ) -> tuple[Float[Tensor, "k 1 h w"], Float[Tensor, "k c h w"]]:
     """For each chosen unit a patch that wakes it, all searched in one batch."""
     channels, height, width = clean.shape[1:]
-    budget = config.area * height * width
     with watching(ask.model, units) as seen:
         ask.all(clean, batch=128)
     usual = torch.cat([part.mean(dim=2).cpu() for part in seen])
@@ -168,15 +168,17 @@ def _patches(
     raw = start.expand(len(chosen), -1, -1, -1).clone().to(ask.device).requires_grad_()
     optimiser = torch.optim.Adam([raw], lr=config.learning_rate, betas=(0.5, 0.9))
 
-    def limited() -> tuple[Tensor, Tensor]:
+    def limited(area: float) -> tuple[Tensor, Tensor]:
         mask = raw[:, :1].sigmoid()
-        size = mask.sum(dim=(1, 2, 3), keepdim=True)
-        return mask * (budget / size).clamp(max=1.0), raw[:, 1:].sigmoid()
+        share = mask.mean(dim=(1, 2, 3), keepdim=True)
+        return mask * (area / share).clamp(max=1.0), raw[:, 1:].sigmoid()
 
     with watching(ask.model, units) as seen:
-        for _ in range(config.steps):
+        for step in range(config.steps):
+            # The patch shrinks over the first half: under a small faint one a sleeping rectifier passes no gradient.
+            area = config.area ** min(1.0, 2 * step / config.steps)
             rows = torch.randperm(len(clean), generator=generator)[: config.batch]
-            masks, patterns = limited()
+            masks, patterns = limited(area)
             seen.clear()
             ask(stamp(clean[rows].to(ask.device), masks, patterns).flatten(0, 1))
             now = seen[-1].mean(dim=2).unflatten(0, (len(chosen), -1))
@@ -184,5 +186,5 @@ def _patches(
             woken = change[torch.arange(len(chosen)), :, chosen.to(ask.device)].mean(dim=1)
             raw.grad = torch.autograd.grad((config.others * change.abs().mean(dim=(1, 2)) - woken).sum(), raw)[0]
             optimiser.step()
-    masks, patterns = limited()
+    masks, patterns = limited(config.area)
     return masks.detach().cpu(), patterns.detach().cpu()

@@ -1,14 +1,13 @@
 """Reject on negative impact (Nelson et al., LEET 2008): leave out what makes models worse on clean data.
 
-Backdoors leave accuracy on clean data alone, so that this filter should not see them: it is the negative control among the
-others, and finds what spoils training (wrong labels).
+Backdoors leave accuracy on clean data alone, so that this filter should not see them: it is the negative control among
+the others, and finds what spoils training (wrong labels).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
 from heredity.core.errors import ConfigError, DataError
@@ -22,10 +21,11 @@ Train = Callable[[Tensor, Tensor, torch.Generator], nn.Module]
 
 @dataclass(frozen=True)
 class Roni:
-    """Each group of samples joins `repeats` random clean bases of `base` samples; its impact is the mean change of accuracy.
+    """Each group of samples joins `repeats` random clean bases of `base` samples; its impact is the mean change of
+    accuracy.
 
-    The threshold is measured: `known` groups of as many clean samples are tried too, and `rate` is the false-positive rate
-    it states (`known` groups can state none below 1 / (known + 1)).
+    The threshold is measured: `known` groups of as many clean samples are tried too, and `rate` is the false-positive
+    rate it states (`known` groups can state none below 1 / (known + 1)).
     """
 
     base: int = 60
@@ -38,7 +38,7 @@ def scan(
     train: Train,
     images: Tensor,
     labels: Tensor,
-    groups: Sequence[Int[Tensor, "k"]],
+    groups: Sequence[Tensor],
     clean: tuple[Tensor, Tensor],
     config: Roni | None = None,
     *,

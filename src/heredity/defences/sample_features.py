@@ -1,19 +1,19 @@
 """What a model makes of training samples just before its classes: what data filters look at."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from heredity.core.errors import ConfigError
-from heredity.defences.contract import Cost, Examination, as_unit, content_order, examining, features_before_head
+from heredity.defences.contract import Examination, as_unit, content_order, examining, features_before_head
 from heredity.defences.repairing import check_classes, labelled_clean
 
 
 def features_of(
     model: nn.Module, images: Tensor, labels: Tensor
 ) -> tuple[Float[Tensor, "n d"], Int[Tensor, "n"], Int[Tensor, "n"], Examination]:
-    """Features and labels of training samples in an order that depends on their content alone, which rows of the given ones
-    they are, and the examination that asked. Raises DataError for labels that do not fit.
+    """Features and labels of training samples in an order that depends on their content alone, which rows of the given
+    ones they are, and the examination that asked. Raises DataError for labels that do not fit.
     """
     _, order = content_order(as_unit(images))
     unit, sorted_labels = labelled_clean(images, labels, per_class=1)
@@ -22,7 +22,7 @@ def features_of(
     return torch.cat([part.flatten(1).cpu() for part in seen]).double(), sorted_labels, order, ask
 
 
-def back_in_order(values: Float[Tensor, "n"], order: Int[Tensor, "n"]) -> Float[Tensor, "n"]:
+def back_in_order(values: Shaped[Tensor, "n"], order: Int[Tensor, "n"]) -> Shaped[Tensor, "n"]:
     """Values of sorted samples, in the order in which the samples were given."""
     given = torch.empty_like(values)
     given[order] = values
@@ -40,6 +40,3 @@ def large_enough(labels: Int[Tensor, "n"], least: int, *, allow_tiny: bool, dete
             remedy=f"give at least {least} of every class, or allow_tiny=True to see how little it finds",
         )
     return classes
-
-
-__all__ = ["Cost", "back_in_order", "features_of", "large_enough"]

@@ -1,4 +1,5 @@
-"""Spectral Signatures (Tran et al., NeurIPS 2018): poisoned samples stand out along their class's first singular vector."""
+"""Spectral Signatures (Tran et al., NeurIPS 2018): poisoned samples stand out along their class's first singular
+vector."""
 
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ from heredity.defences.sample_features import back_in_order, features_of, large_
 
 @dataclass(frozen=True)
 class SpectralSignatures:
-    """`poisoned` is the largest share of a class (0..2/3) that may be poisoned: 1.5 times as many of every class are dropped."""
+    """`poisoned` is the largest share of a class (0..2/3) that may be poisoned: 1.5 times as many of every class are
+    dropped."""
 
     poisoned: float = 0.1
     allow_tiny: bool = False
@@ -22,10 +24,11 @@ class SpectralSignatures:
 def scan(model: nn.Module, images: Tensor, labels: Tensor, config: SpectralSignatures | None = None) -> DataVerdict:
     """Which training samples lie farthest along the direction in which their class varies most.
 
-    `model` was trained on these `images` (uint8 or [0, 1]) and `labels`. A sample's score is its squared coordinate on that direction over the
-    class's own cut, so that 1 is the threshold in every class. By its nature the filter drops 1.5 x `poisoned` of clean data
-    too: that is its false-positive rate. A class's score is the share of its variance in that direction; whether it is high, only clean sets of the same
-    kind can tell. Raises ConfigError for a class with fewer than 20 samples, unless `allow_tiny`.
+    `model` was trained on these `images` (uint8 or [0, 1]) and `labels`. A sample's score is its squared coordinate on
+    that direction over the class's own cut, so that 1 is the threshold in every class. By its nature the filter drops 1.5
+    x `poisoned` of clean data too: that is its false-positive rate. A class's score is the share of its variance in that
+    direction; whether it is high, only clean sets of the same kind can tell. Raises ConfigError for a class with fewer
+    than 20 samples, unless `allow_tiny`.
     """
     config = config or SpectralSignatures()
     if not 0 < 1.5 * config.poisoned < 1:

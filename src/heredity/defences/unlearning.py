@@ -1,4 +1,4 @@
-"""Unlearning (Wang et al., S&P 2019, section 6.2): fine-tune on images under the recovered trigger, with their true labels."""
+"""Unlearning (Wang et al., S&P 2019, section 6.2): images under the recovered trigger, trained with their true labels."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -26,9 +26,9 @@ from heredity.defences.units import mean_activity, switch_off, units_of
 class Unlearning:
     """How the trigger is taken out of the model.
 
-    "fine-tuning" trains on clean images of which `stamped` (0..1) carry the trigger and keep their label. "pruning" switches off
-    the units that the trigger wakes most, until it turns fewer than `turned` of the images or accuracy on a validation half has
-    fallen by `tolerance`. `search` is how Neural Cleanse looks for the trigger, where none is given.
+    "fine-tuning" trains on clean images of which `stamped` (0..1) carry the trigger and keep their label. "pruning"
+    switches off the units that the trigger wakes most, until it turns fewer than `turned` of the images or accuracy on a
+    validation half has fallen by `tolerance`. `search` is how Neural Cleanse looks for the trigger, where none is given.
     """
 
     by: Literal["fine-tuning", "pruning"] = "fine-tuning"
@@ -50,9 +50,10 @@ def repair(
 ) -> Repair:
     """A copy that has learnt to ignore a trigger: the given one, or the smallest that Neural Cleanse finds.
 
-    `images` are clean ones, uint8 or [0, 1], with one class number each. Measures: the trigger's size in pixels, the share of
-    images (of a half held out of pruning's choice, of all for fine-tuning) whose answer it changes before and after, and
-    accuracy there before and after. The trigger is Neural Cleanse's: how the true attack fares, the caller measures.
+    `images` are clean ones, uint8 or [0, 1], with one class number each. Measures: the trigger's size in pixels, the
+    share of images (of a half held out of pruning's choice, of all for fine-tuning) whose answer it changes before and
+    after, and accuracy there before and after. The trigger is Neural Cleanse's: how the true attack fares, the caller
+    measures.
     """
     config = config or Unlearning()
     if not 0 <= config.stamped <= 1:

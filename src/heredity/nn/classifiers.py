@@ -3,6 +3,7 @@
 `heredity.nn.encoders` makes what ends in features; here everything ends in one score per class, as a published model does.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,9 @@ def _timm(name: str, *, pretrained: bool, image: int | None = None, classes: int
     known = getattr(inner, "pretrained_cfg", None) or {}
     size = image or known.get("input_size", (3, 224, 224))[-1]
     if image is not None and known.get("input_size", (3, image, image))[-1] != image:
-        inner = timm.create_model(name, pretrained=pretrained, img_size=image, **more)
+        # Convolutional nets take any size, and no word about it.
+        with contextlib.suppress(TypeError):
+            inner = timm.create_model(name, pretrained=pretrained, img_size=image, **more)
     mean, std = known.get("mean", (0.5, 0.5, 0.5)), known.get("std", (0.5, 0.5, 0.5))
     model = Normalised(inner, mean=tuple(mean), std=tuple(std))
     number = getattr(inner, "num_classes", 0)
