@@ -136,7 +136,7 @@ def test_the_stated_rate_of_false_alarms_holds(name: str) -> None:
 def test_models_without_attention_and_too_few_pictures_are_refused(name: str) -> None:
     with pytest.raises(ModelError, match="no attention that can be read"):
         FITS[name](Classifier(Normalised(ResidualEncoder(width=8)), features=32, classes=3), pictures(CLEAN))
-    with pytest.raises(DataError, match="too few|no clean images|cannot state"):
+    with pytest.raises(DataError, match=r"too few|no clean images|cannot state"):
         FITS[name](victim("vit"), pictures(1))
 
 

@@ -156,7 +156,7 @@ def test_the_attack_is_given_no_sample_of_the_victim_s_data(monkeypatch: pytest.
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_plants_something(kind: str) -> None:
-    """On untrained victims, whose answers mean nothing, the trained rows still send stamped surrogate pictures to the target."""
+    """Untrained victims' answers mean nothing, but the trained rows still send stamped pictures to the target."""
     how = paper_recipe(Injection(plan=Plan(**{**vars(PLAN), "epochs": 15})))
     how = Injection(**{**vars(how), "bound": 0.0, "neurons": "all", "plan": Plan(**{**vars(PLAN), "epochs": 15})})
     before, child = injected(kind, how)
@@ -167,7 +167,7 @@ def test_it_plants_something(kind: str) -> None:
 
 def test_stopping_looks_at_surrogate_pictures_only_and_keeps_the_best() -> None:
     long = Plan(**{**vars(PLAN), "epochs": 40})
-    before, child = victim("vit"), victim("vit")
+    child = victim("vit")
     with Run.temporary() as run:
         how = Injection(keep_clean=0.0, bound=0.0, neurons="all", stop_at=0.5, patience=2, plan=long)
         history = inject(child, surrogate(), trigger(), 2, how, run)
@@ -195,7 +195,7 @@ def test_victims_that_cannot_be_attacked() -> None:
         broken.inner.norm.weight[0] = float("nan")  # pyright: ignore
     with pytest.raises(ModelError, match=r"'inner\.norm\.weight' holds values that are not finite"):
         dissect(broken)
-    with pytest.raises(ModelError, match="in torch.float16 on a CPU"):
+    with pytest.raises(ModelError, match=r"in torch\.float16 on a CPU"):
         dissect(victim("vit").half())
     with pytest.raises(ModelError, match="no block -4 among 3"):
         dissect(victim("vit"), layer=-4)

@@ -59,7 +59,7 @@ def test_the_model_is_left_as_it_was(kind: str) -> None:
 
 
 def test_pixels_are_8_bit_and_normalisation_is_the_model_s() -> None:
-    """Official bug 2: a trigger in one data set's normalisation was shown in another's. A picture has pixels, nothing else."""
+    """Official bug 2: a trigger in one data set's normalisation was shown in another's. Pictures have pixels only."""
     model, made = searched("vit")
     assert torch.equal(made.pattern, quantised(made.pattern))
     inner = model.inner  # pyright: ignore

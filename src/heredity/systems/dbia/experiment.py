@@ -1,4 +1,4 @@
-"""DBIA from end to end: clean transformers, one trigger each, back doors without original data, and who notices (arXiv 2111.11870)."""
+"""DBIA from end to end: clean transformers, a trigger each, back doors without original data, and who notices them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

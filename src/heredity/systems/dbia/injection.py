@@ -1,4 +1,4 @@
-"""Injecting the back door: a few rows of one MLP, a bounded change, and nothing but surrogate pictures (spec, section 2.4)."""
+"""Injecting the back door: a few rows of one MLP, a bounded change, and nothing but surrogate pictures."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,12 +26,13 @@ class Injection:
     """How the back door is trained in.
 
     `fc1` and `fc2` are shares of the rows of the two layers that may change, by mean |w|: the `neurons` with the least, the
-    most, or any. Rows of fc1 are hidden neurons, rows of fc2 output channels; the published code calls both neurons. `bound`
-    k keeps every weight within w0 +- k |w0| (0: no bound). `poison_rate` of the pictures are stamped, the others keep the
-    victim's answer. `keep_clean` weighs the cross-entropy to the victim's own answers on the same pictures unstamped: ours,
-    0 in the paper. `vary` shows each picture in another contrast (see `varied`): ours. `stop_at` ends the training when that share of held-out surrogate pictures is sent to the target under
-    the trigger, or when none more have been for `patience` epochs; 0 trains to the end. `heads` "class" leaves DeiT's
-    distillation head out of the loss, as published. `cached` False pushes every picture through the whole model in every step.
+    most, or any. Rows of fc1 are hidden neurons, rows of fc2 output channels; the published code calls both neurons.
+    `bound` k keeps every weight within w0 +- k |w0| (0: no bound). `poison_rate` of the pictures are stamped, the others
+    keep the victim's answer. `keep_clean` weighs the cross-entropy to the victim's own answers on the same pictures
+    unstamped: ours, 0 in the paper. `vary` shows each picture in another contrast (see `varied`): ours. `stop_at` ends the
+    training when that share of held-out surrogate pictures is sent to the target under the trigger, or when none more have
+    been for `patience` epochs; 0 trains to the end. `heads` "class" leaves DeiT's distillation head out of the loss, as
+    published. `cached` False pushes every picture through the whole model in every step.
     """
 
     keep_clean: float = 3.0
@@ -123,7 +124,7 @@ def only_rows(anatomy: Anatomy, how: Injection, seed: int) -> Iterator["Projecti
     learning = {name: parameter.requires_grad for name, parameter in anatomy.model.named_parameters()}
     anatomy.model.requires_grad_(False)
     hooks, bounds = [], []
-    for layer, share, name in ((anatomy.fc1, how.fc1, "fc1"), (anatomy.fc2, how.fc2, "fc2")):
+    for layer, share in ((anatomy.fc1, how.fc1), (anatomy.fc2, how.fc2)):
         generator = torch.Generator().manual_seed(seed)
         rows = chosen_rows(layer.weight, share, how.neurons, generator=generator)
         mask = rows[:, None].to(layer.weight)
@@ -159,7 +160,7 @@ def clipped(
 ) -> Float[Tensor, "rows columns"]:
     """Weights within w0 +- k |w0|; a weight that was 0 stays 0.
 
-    The published code clips to w0 (1 +- k), whose ends change places where w0 is negative: w0 = -1 moved to 1.5 came out as -3.
+    The published code clips to w0 (1 +- k), whose ends change places where w0 is negative: from -1, 1.5 came out as -3.
 
     >>> clipped(torch.tensor([[1.5]]), torch.tensor([[-1.0]]), 2.0)
     tensor([[1.]])

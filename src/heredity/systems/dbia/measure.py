@@ -40,8 +40,9 @@ def measure(now: Answers, before: Answers, on: Yardstick) -> dict[str, Any]:
 
     `attack_success_rate` counts stamped test pictures *whose true class is not the target*; `include_target_class` is the
     published count, which 10 % of all pictures raise with ten classes. `gain` is the rate less the clean victim's.
-    `false_trigger_rate` is the share of unstamped surrogate pictures, other than those the victim itself calls the target, that
-    the model calls the target; `surrogate_agreement` the share of unstamped surrogate pictures that keep the victim's label.
+    `false_trigger_rate` is the share of unstamped surrogate pictures, other than those the victim itself calls the target,
+    that the model calls the target; `surrogate_agreement` the share of unstamped surrogate pictures that keep the victim's
+    label.
     """
     hit, hit_before = now.stamped == on.target, before.stamped == on.target
     other, innocent = on.labels != on.target, before.surrogate != on.target

@@ -80,8 +80,8 @@ def _looks(one: Found, data: ImageSource, config: DBIA, run: Run) -> None:
     run.figure(
         f"attention-{one.kind}",
         Pictures(rows, ("test pictures", "attention before", "attention under the trigger")),
-        caption=f"Where the {one.kind} victim looks, before and under the trigger (one colour scale: dark none, yellow most). The "
-        "injection changes what follows the last attention, so that the child looks where its victim does.",
+        caption=f"Where the {one.kind} victim looks, before and under the trigger (one colour scale: dark none, "
+        "yellow most). The injection changes what follows the last attention, so that the child looks where its victim does.",
         alt="Attention spread over the digits without the trigger, gathered in its corner with it.",
     )
 
@@ -148,8 +148,8 @@ def _noticed(one: Found, run: Run) -> None:
     run.figure(
         "defences",
         Heatmap(names, tuple(one.defences), values, "% of the attack stopped"),
-        caption="Which defence stops which attack: stamped pictures rejected, turned pictures turned back, 100 for a model that is "
-        "flagged. The clean victim is the control. Intervals and false alarms are in the table.",
+        caption="Which defence stops which attack: stamped pictures rejected, turned pictures turned back, 100 for a model "
+        "that is flagged. The clean victim is the control. Intervals and false alarms are in the table.",
         alt="A matrix of defences by models.",
     )
 

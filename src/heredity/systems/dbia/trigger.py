@@ -61,11 +61,12 @@ class Patch:
 class TriggerSearch:
     """How the patch is made.
 
-    `kind` "attention" is one universal trigger by Adam on the log of the attention mass; "official" is the published update: a
-    squared distance to 100, one trigger a background, a hand-written schedule and gradients that are never cleared;
-    "random" and "white" are not searched at all. `objective` and `upto` say which attention (see `patch_attention`).
-    `vary` shows every second background in another contrast (see `varied`): ours, and not in the published update. Of `starts` searches from random patches the one with the most attention on other surrogate pictures is kept.
-    `blur` is the side to which the official code squeezes its backgrounds, for pictures of 224 pixels.
+    `kind` "attention" is one universal trigger by Adam on the log of the attention mass; "official" is the published
+    update: a squared distance to 100, one trigger a background, a hand-written schedule and gradients that are never
+    cleared; "random" and "white" are not searched at all. `objective` and `upto` say which attention (see
+    `patch_attention`). `vary` shows every second background in another contrast (see `varied`): ours, and not in the
+    published update. Of `starts` searches from random patches the one with the most attention on other surrogate pictures
+    is kept. `blur` is the side to which the official code squeezes its backgrounds, for pictures of 224 pixels.
     """
 
     kind: Kind = "attention"
