@@ -217,8 +217,8 @@ def test_settings_that_cannot_be() -> None:
             attack(victim("vit"), surrogate(), -1, SEARCH, HOW, run=run)
         with pytest.raises(ConfigError, match="fc1 cannot be 2"):
             inject(victim("vit"), surrogate(), trigger(), 2, Injection(fc1=2.0, plan=PLAN), run)
+        decaying = Plan(**{**vars(PLAN), "weight_decay": 0.1})
         with pytest.raises(ConfigError, match="weight decay moves rows"):
-            decaying = Plan(**{**vars(PLAN), "weight_decay": 0.1})
             inject(victim("vit"), surrogate(), trigger(), 2, Injection(plan=decaying), run)
 
 

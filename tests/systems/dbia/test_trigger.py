@@ -122,8 +122,8 @@ def test_pictures_of_another_size_and_other_models_are_refused() -> None:
         draw = torch.Generator()
         with pytest.raises(DataError, match="this victim takes 16 x 16"):
             make_trigger(victim("vit"), pictures(20, size=24), SEARCH, run=run, generator=draw)
+        search = TriggerSearch(patch=Patch(17))
         with pytest.raises(ConfigError, match="17 pixels does not fit"):
-            search = TriggerSearch(patch=Patch(17))
             make_trigger(victim("vit"), pictures(20), search, run=run, generator=draw)
         with pytest.raises(ModelError, match="no attention that can be read"):
             make_trigger(Normalised(ResidualEncoder()), pictures(20), SEARCH, run=run, generator=draw)

@@ -253,7 +253,7 @@ def _defences(one: Found) -> Table:
     )
     note = (
         "Stopped: stamped pictures rejected (filters), turned pictures turned back (repairs), 100 for a model scan that "
-        "flags. The clean victim is shown the attention trigger: what a filter rejects there, the trigger looks odd by itself."
+        "flags. The clean victim is shown the attention trigger: where a filter rejects it there, it looks odd by itself."
     )
     return Table(f"Defences ({one.kind})", columns, tuple(rows), note)
 
