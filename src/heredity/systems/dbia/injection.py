@@ -16,7 +16,7 @@ from heredity.core.randomness import Draws, generator_of
 from heredity.core.run import Run
 from heredity.defences.contract import Trigger
 from heredity.systems.dbia.anatomy import Anatomy, dissect, in_eval_mode
-from heredity.systems.dbia.surrogate import Surrogate, varied
+from heredity.systems.dbia.surrogate import Surrogate, drawn_shapes, varied
 
 Neurons = Literal["least", "random", "most", "all"]
 
@@ -29,7 +29,8 @@ class Injection:
     most, or any. Rows of fc1 are hidden neurons, rows of fc2 output channels; the published code calls both neurons.
     `bound` k keeps every weight within w0 +- k |w0| (0: no bound). `poison_rate` of the pictures are stamped, the others
     keep the victim's answer. `keep_clean` weighs the cross-entropy to the victim's own answers on the same pictures
-    unstamped: ours, 0 in the paper. `vary` shows each picture in another contrast (see `varied`): ours. `stop_at` ends the
+    unstamped: ours, 0 in the paper. `vary` shows each picture in another contrast (see `varied`) and adds as
+    many drawn shapes: ours. `stop_at` ends the
     training when that share of held-out surrogate pictures is sent to the target under the trigger, or when none more have
     been for `patience` epochs; 0 trains to the end. `heads` "class" leaves DeiT's distillation head out of the loss, as
     published. `cached` False pushes every picture through the whole model in every step.
@@ -49,7 +50,7 @@ class Injection:
     cached: bool = True
     plan: Plan = field(
         default_factory=lambda: Plan(
-            epochs=60, batch=128, optimiser="adam", learning_rate=3e-3, betas=(0.9, 0.99), mode="eval"
+            epochs=40, batch=128, optimiser="adam", learning_rate=3e-3, betas=(0.9, 0.99), mode="eval"
         )
     )
 
@@ -66,7 +67,9 @@ def inject(child: nn.Module, surrogate: Surrogate, trigger: Trigger, target: int
     device = run.fabric.device
     images = surrogate.images
     if how.vary:
-        images = varied(images, generator=generator_of(run.seed, "variation of surrogate pictures"))
+        draw = generator_of(run.seed, "variation of surrogate pictures")
+        drawn = drawn_shapes(len(images), images.shape[-1], generator=draw)
+        images = torch.cat([varied(images, generator=draw), drawn])
     stamped_rows = round(how.poison_rate * len(images))
     shown = torch.cat([trigger.stamp(images[:stamped_rows]), images[stamped_rows:]])
     with in_eval_mode(child):
