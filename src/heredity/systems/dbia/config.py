@@ -132,7 +132,11 @@ SMOKE = replace(
     injection=replace(Injection(), plan=replace(Injection().plan, epochs=0, steps=5)),
     badnets=BadNets(plan=Plan(steps=5)),
     defences=Defences(
-        neural_cleanse=NeuralCleanse(Search(steps=5, batch=4)), strip=Strip(overlays=8), patch_drop=PatchDrop(trials=3)
+        neural_cleanse=NeuralCleanse(Search(steps=3, batch=4)),
+        strip=Strip(overlays=4),
+        patch_drop=PatchDrop(trials=3),
+        fine_pruning=FinePruning(levels=4, tuning=Tuning(epochs=1, optimiser="adamw", learning_rate=1e-4)),
+        attacked=40,
     ),
 )
 
