@@ -21,7 +21,7 @@ from heredity.nn.encoders import Classifier, Normalised, ResidualEncoder, vision
 from heredity.systems.dbia.anatomy import dissect
 from heredity.systems.dbia.attack import attack, paper_recipe
 from heredity.systems.dbia.injection import Injection, Projection, chosen_rows, clipped, inject, only_rows
-from heredity.systems.dbia.measure import Yardstick, changed, measure
+from heredity.systems.dbia.measure import Yardstick, answers_of, changed, measure
 from heredity.systems.dbia.surrogate import Surrogate, blended_backgrounds, load_surrogate, surrogate_of, varied
 from heredity.systems.dbia.trigger import Patch, TriggerSearch
 
@@ -35,7 +35,9 @@ def surrogate(count: int = 48) -> Surrogate:
 
 
 def trigger() -> Trigger:
-    return Trigger(Patch(4).mask(16), (torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(3)) * 255).round() / 255)
+    return Trigger(
+        Patch(4).mask(16), (torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(3)) * 255).round() / 255
+    )
 
 
 def injected(kind: str, how: Injection = HOW, seed: int = 0) -> tuple[nn.Module, nn.Module]:
@@ -74,7 +76,9 @@ def test_the_two_halves_are_the_whole(kind: str, layer: int) -> None:
 def test_only_the_chosen_rows_of_one_mlp_change_and_within_their_bound(kind: str) -> None:
     before, child = injected(kind, Injection(plan=PLAN, bound=0.5))
     names = {
-        name for (name, one), other in zip(before.named_parameters(), child.parameters(), strict=True) if not torch.equal(one, other)
+        name
+        for (name, one), other in zip(before.named_parameters(), child.parameters(), strict=True)
+        if not torch.equal(one, other)
     }
     end = "layers.1.blocks.1" if kind == "swin" else "blocks.2"
     assert names == {f"inner.{end}.mlp.fc1.weight", f"inner.{end}.mlp.fc2.weight"}
@@ -152,18 +156,18 @@ def test_the_attack_is_given_no_sample_of_the_victim_s_data(monkeypatch: pytest.
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_plants_something(kind: str) -> None:
-    """On untrained victims, whose answers mean nothing, the trained rows still send stamped surrogate pictures to the target."""
+    """Untrained victims' answers mean nothing, but the trained rows still send stamped pictures to the target."""
     how = paper_recipe(Injection(plan=Plan(**{**vars(PLAN), "epochs": 15})))
     how = Injection(**{**vars(how), "bound": 0.0, "neurons": "all", "plan": Plan(**{**vars(PLAN), "epochs": 15})})
     before, child = injected(kind, how)
     on = Yardstick(pictures(30, seed=5), torch.zeros(30, dtype=torch.long), pictures(30, seed=6), 2)
-    found = measure(child, before, trigger(), on)
+    found = measure(answers_of(child, trigger(), on), answers_of(before, trigger(), on), on)
     assert found["attack_success_rate"] > 0.9 > found["victim_success_rate"]
 
 
 def test_stopping_looks_at_surrogate_pictures_only_and_keeps_the_best() -> None:
     long = Plan(**{**vars(PLAN), "epochs": 40})
-    before, child = victim("vit"), victim("vit")
+    child = victim("vit")
     with Run.temporary() as run:
         how = Injection(keep_clean=0.0, bound=0.0, neurons="all", stop_at=0.5, patience=2, plan=long)
         history = inject(child, surrogate(), trigger(), 2, how, run)
@@ -172,7 +176,9 @@ def test_stopping_looks_at_surrogate_pictures_only_and_keeps_the_best() -> None:
 
 
 def test_a_model_with_a_head_of_ours_is_cut_too() -> None:
-    model = Classifier(Normalised(vision_transformer(image=16, patch=4, width=16, depth=2, heads=2)), features=16, classes=4)
+    model = Classifier(
+        Normalised(vision_transformer(image=16, patch=4, width=16, depth=2, heads=2)), features=16, classes=4
+    )
     anatomy = dissect(model)
     with torch.no_grad():
         assert torch.allclose(anatomy.rest(anatomy.before(pictures(3))), model.eval()(pictures(3)), atol=1e-4)
@@ -189,7 +195,7 @@ def test_victims_that_cannot_be_attacked() -> None:
         broken.inner.norm.weight[0] = float("nan")  # pyright: ignore
     with pytest.raises(ModelError, match=r"'inner\.norm\.weight' holds values that are not finite"):
         dissect(broken)
-    with pytest.raises(ModelError, match="in torch.float16 on a CPU"):
+    with pytest.raises(ModelError, match=r"in torch\.float16 on a CPU"):
         dissect(victim("vit").half())
     with pytest.raises(ModelError, match="no block -4 among 3"):
         dissect(victim("vit"), layer=-4)
@@ -211,8 +217,8 @@ def test_settings_that_cannot_be() -> None:
             attack(victim("vit"), surrogate(), -1, SEARCH, HOW, run=run)
         with pytest.raises(ConfigError, match="fc1 cannot be 2"):
             inject(victim("vit"), surrogate(), trigger(), 2, Injection(fc1=2.0, plan=PLAN), run)
+        decaying = Plan(**{**vars(PLAN), "weight_decay": 0.1})
         with pytest.raises(ConfigError, match="weight decay moves rows"):
-            decaying = Plan(**{**vars(PLAN), "weight_decay": 0.1})
             inject(victim("vit"), surrogate(), trigger(), 2, Injection(plan=decaying), run)
 
 
@@ -245,7 +251,9 @@ def test_success_does_not_count_pictures_of_the_target_class() -> None:
     shown[:2] = 200
     labels = torch.tensor([2, 2, 0, 0, 0, 0, 1, 1, 1, 1])
     untouched = Trigger(torch.zeros(1, 16, 16), torch.zeros(3, 16, 16))
-    found = measure(Says(), Says(), untouched, Yardstick(shown, labels, shown, 2))
+    on = Yardstick(shown, labels, shown, 2)
+    said = answers_of(Says(), untouched, on)
+    found = measure(said, said, on)
     assert found["attack_success_rate"] == 0.0
     assert found["include_target_class"] == pytest.approx(0.2)
     assert found["gain"] == 0.0

@@ -11,8 +11,8 @@ SYSTEM = System(
     title="A back door injected into a vision transformer without its data",
     paper="Lv et al., DBIA: Data-free Backdoor Injection Attack against Transformer Networks, 2021, arXiv 2111.11870",
     passes_on="a backdoor injected without the original data",
-    data="any images: digits, imagefolder:DIR, cifar10:DIR and the others of `heredity data`; surrogate pictures: photos, any of "
-    "them, or pictures:DIR",
+    data="any images: digits, imagefolder:DIR, cifar10:DIR and the others of `heredity data`; surrogate "
+    "pictures: photos, any of them, or pictures:DIR",
     presets="heredity.systems.dbia.config:PRESETS",
     run="heredity.systems.dbia.experiment:run",
     claims="heredity.systems.dbia.claims:CLAIMS",

@@ -29,7 +29,8 @@ def badnets(
 ) -> nn.Module:
     """The victim fine-tuned with all its weights, a share `rate` of the pictures stamped and labelled as the target.
 
-    `labels` are the true ones, or the victim's own where only surrogate pictures are there; `data` says which, for the lineage.
+    `labels` are the true ones, or the victim's own where only surrogate pictures are there; `data` says which, for the
+    lineage.
     """
     stamped = torch.randperm(len(images), generator=generator_of(run.seed, name, "stamped"))[
         : round(rate * len(images))

@@ -31,8 +31,8 @@ CLAIMS = (
     ),
     Claim(
         id="attention-trigger-beats-random",
-        text="Under the same injection the attention-made trigger succeeds with at least 0.2 more of the pictures than a random "
-        "patch of the same size and place, mean over the victims.",
+        text="Under the same injection the attention-made trigger succeeds with at least 0.2 more of the pictures than a "
+        "random patch of the same size and place, mean over the victims.",
         metric="advantage_over_random",
         comparison="at least",
         threshold=0.2,
@@ -41,8 +41,8 @@ CLAIMS = (
     ),
     Claim(
         id="false-trigger-rate",
-        text="At most 5 % of unstamped surrogate pictures are sent to the target, mean over the victims: the back door opens to the "
-        "trigger, not to every picture of the surrogate's kind.",
+        text="At most 5 % of unstamped surrogate pictures are sent to the target, mean over the victims: the back "
+        "door opens to the trigger, not to every picture of the surrogate's kind.",
         metric="false_trigger_rate",
         comparison="at most",
         threshold=0.05,
@@ -51,8 +51,8 @@ CLAIMS = (
     ),
     Claim(
         id="cheaper-than-poisoning",
-        text="At the success rate of BadNets fine-tuning with the original data (or above, less 0.05), the worst of three ratios to "
-        "it (weights changed, seconds, forward passes) is below 1, and no original picture is used.",
+        text="At the success rate of BadNets fine-tuning with the original data (or above, less 0.05), the worst of "
+        "three ratios to it (weights changed, seconds, forward passes) is below 1, and no original picture is used.",
         metric="cost/worst_ratio",
         comparison="at most",
         threshold=1.0,

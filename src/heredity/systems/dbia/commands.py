@@ -52,10 +52,12 @@ class Report:
 
     def __str__(self) -> str:
         lines = [
-            f"attack success   {100 * self.attack_success_rate:5.1f} %  (the clean model: {100 * self.victim_success_rate:.1f} %)",
+            f"attack success   {100 * self.attack_success_rate:5.1f} %  "
+            f"(the clean model: {100 * self.victim_success_rate:.1f} %)",
             f"false triggers   {100 * self.false_trigger_rate:5.1f} %  of unstamped surrogate pictures",
             f"labels kept      {100 * self.surrogate_agreement:5.1f} %  of unstamped surrogate pictures",
-            f"attention        {100 * self.attention_mass:5.1f} %  on the trigger ({100 * self.attention_mass_without:.1f} % without it)",
+            f"attention        {100 * self.attention_mass:5.1f} %  on the trigger "
+            f"({100 * self.attention_mass_without:.1f} % without it)",
         ]
         for name, verdict in self.defences.items():
             lines.append(f"{name + ':':<28} {verdict['said']}")

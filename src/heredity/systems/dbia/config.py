@@ -11,6 +11,7 @@ from heredity.defences.fine_pruning import FinePruning
 from heredity.defences.neural_cleanse import NeuralCleanse
 from heredity.defences.outlier import Outlier
 from heredity.defences.patch_drop import PatchDrop
+from heredity.defences.repairing import Tuning
 from heredity.defences.reverse import Search
 from heredity.defences.strip import Strip
 from heredity.nn.classifiers import TransformerShape
@@ -40,10 +41,14 @@ class BadNets:
 
 @dataclass(frozen=True)
 class Defences:
-    """What the owner of a suspect model runs: on the clean half of the test pictures, `images` of them; measured on the rest."""
+    """What the owner of a suspect model runs, with `images` pictures of one half of the test set.
+
+    It is measured on the other half: `attacked` pictures of other classes under the trigger, and as many clean ones.
+    """
 
     on: bool = True
-    images: int = 250
+    images: int = 248
+    attacked: int = 250
     neural_cleanse: NeuralCleanse = NeuralCleanse()
     strip: Strip = Strip()
     outlier: Outlier = Outlier(features="before-head")
@@ -98,12 +103,18 @@ def _small(kind: Kind, width: int, depth: int, heads: int, epochs: float, **more
 
 
 QUICK = DBIA(
-    vit=_small("vit", 48, 3, 4, 14),
-    deit=_small("deit", 48, 3, 4, 14),
-    swin=_small("swin", 24, 2, 2, 14, window=3),
+    vit=_small("vit", 48, 3, 4, 13),
+    deit=_small("deit", 48, 3, 4, 13),
+    swin=_small("swin", 24, 2, 2, 13, window=3),
     search=TriggerSearch(patch=Patch(8)),
-    badnets=BadNets(plan=Plan(epochs=3, batch=32, learning_rate=1e-3)),
-    defences=Defences(neural_cleanse=NeuralCleanse(Search(steps=80, batch=8, stall=80))),
+    badnets=BadNets(plan=Plan(epochs=4, batch=32, learning_rate=1e-3)),
+    defences=Defences(
+        neural_cleanse=NeuralCleanse(Search(steps=50, batch=6, stall=50)),
+        strip=Strip(overlays=12),
+        patch_drop=PatchDrop(trials=8),
+        fine_pruning=FinePruning(levels=10, tuning=Tuning(epochs=3, batch=32, optimiser="adamw", learning_rate=1e-4)),
+        attacked=120,
+    ),
 )
 
 SMOKE = replace(
@@ -121,7 +132,11 @@ SMOKE = replace(
     injection=replace(Injection(), plan=replace(Injection().plan, epochs=0, steps=5)),
     badnets=BadNets(plan=Plan(steps=5)),
     defences=Defences(
-        neural_cleanse=NeuralCleanse(Search(steps=5, batch=4)), strip=Strip(overlays=8), patch_drop=PatchDrop(trials=3)
+        neural_cleanse=NeuralCleanse(Search(steps=3, batch=4)),
+        strip=Strip(overlays=4),
+        patch_drop=PatchDrop(trials=3),
+        fine_pruning=FinePruning(levels=4, tuning=Tuning(epochs=1, optimiser="adamw", learning_rate=1e-4)),
+        attacked=40,
     ),
 )
 

@@ -24,11 +24,12 @@ def of_injection(
         "official": search.official_iterations,
     }
     passes = 2 if how.keep_clean else 1
-    steps = _steps(how.plan, rows, limit)
+    shown = 2 * rows if how.vary else rows
+    steps = _steps(how.plan, shown, limit)
     share = rest_share(victim, surrogate, how) if how.cached else 1.0
     return {
         "forward_equivalents": _TRAINED * searching.get(search.kind, 0)
-        + 2 * rows
+        + 2 * shown
         + _TRAINED * passes * share * steps * how.plan.batch,
         "surrogate_pictures": float(rows),
         "original_pictures": 0.0,

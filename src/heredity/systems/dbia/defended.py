@@ -23,20 +23,21 @@ from heredity.systems.dbia.config import Defences
 from heredity.systems.dbia.measure import Yardstick
 
 Verdict = Mapping[str, Any]
-"""One defence's finding: `kind`, `stopped` (the share of the attack that it ends, 0..1) with its `interval`, `false_alarms`."""
+"""One defence's finding: `kind`, `stopped` (the share of the attack that it ends) and its `interval`, `false_alarms`."""
 
 
 def defended(model: nn.Module, trigger: Trigger, on: Yardstick, config: Defences, seed: int) -> dict[str, Verdict]:
     """All defences on a model under a trigger. The first half of the test pictures is the owner's, the second is attacked.
 
-    `stopped` is what comparison needs in one unit: the share of stamped pictures of other classes that an input filter rejects;
-    the share of the attack's success that a repair takes away; 1 or 0 for a model scan that flags or passes the model.
-    `false_alarms` is the share of clean pictures rejected, or points of accuracy lost (0..1); a scan's is None: one model has none.
+    `stopped` is what comparison needs in one unit: the share of stamped pictures of other classes that an input filter
+    rejects; the share of the attack's success that a repair takes away; 1 or 0 for a model scan that flags or passes the
+    model. `false_alarms` is the share of clean pictures rejected, or points of accuracy lost (0..1); a scan's is None: one
+    model has none.
     """
     half = len(on.images) // 2
     images, labels = on.images[:half][: config.images], on.labels[:half][: config.images]
-    clean, truth = on.images[half:], on.labels[half:]
-    stamped = trigger.stamp(clean[truth != on.target])
+    clean, truth = on.images[half:][: config.attacked], on.labels[half:][: config.attacked]
+    stamped = trigger.stamp(on.images[half:][on.labels[half:] != on.target][: config.attacked])
 
     def draw(what: str) -> torch.Generator:
         return generator_of(seed, "defences", what)

@@ -1,7 +1,7 @@
-"""DBIA from end to end: clean transformers, one trigger each, back doors without original data, and who notices (arXiv 2111.11870)."""
+"""DBIA from end to end: clean transformers, a trigger each, back doors without original data, and who notices them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from heredity.systems.dbia.baselines import badnets
 from heredity.systems.dbia.config import DBIA, Kind, Victim
 from heredity.systems.dbia.defended import defended, pruning
 from heredity.systems.dbia.injection import Injection, check_target
-from heredity.systems.dbia.measure import Yardstick, changed, measure
+from heredity.systems.dbia.measure import Answers, Yardstick, answers_of, changed, measure
 from heredity.systems.dbia.results import Found, measured
 from heredity.systems.dbia.surrogate import Surrogate, load_surrogate
 from heredity.systems.dbia.trigger import TriggerSearch, attention_mass, uniform_mass
@@ -41,6 +41,7 @@ class Bench:
     surrogate: Surrogate
     on: Yardstick
     run: Run
+    asked: dict[bytes, Answers] = field(default_factory=dict)
 
     def search(self, kind: str) -> TriggerSearch:
         """The trigger search, of another kind."""
@@ -51,6 +52,13 @@ class Bench:
         return find_trigger(
             self.victim, self.surrogate, self.search(kind), run=self.run, name=f"{self.kind}/trigger-{kind}"
         )
+
+    def before(self, trigger: Trigger) -> Answers:
+        """What the clean victim says, asked once for each trigger."""
+        name = trigger.pattern.numpy().tobytes()
+        if name not in self.asked:
+            self.asked[name] = answers_of(self.victim, trigger, self.on)
+        return self.asked[name]
 
     def row(self, name: str, kind: str, trigger: Trigger, how: Injection) -> tuple[nn.Module, Row]:
         """A back door under one trigger and one recipe, and what it does."""
@@ -72,7 +80,7 @@ class Bench:
         """What a model does under a trigger, what it has changed and what it took."""
 
         def compute() -> dict[str, Any]:
-            found = measure(child, self.victim, trigger, self.on)
+            found = measure(answers_of(child, trigger, self.on), self.before(trigger), self.on)
             return {"trigger": kind, "recipe": name} | found | changed(child, self.victim) | dict(spent)
 
         row = self.run.table(f"{at}/measured", compute)
@@ -147,10 +155,9 @@ def _attacked(bench: Bench, data: ImageSource) -> Found:
             if kind == main:
                 models[f"DBIA, {recipe}"] = (child, trigger)
     if detailed:
-        for base, recipe in ((ours, name), (paper, "paper")):
-            for label, changes in _SWITCHES.items():
-                row = f"{recipe}, {label}"
-                rows[f"{main}/{row}"] = bench.row(row, main, triggers[main], replace(base, **changes))[1]
+        for label, changes in _SWITCHES.items():
+            how = replace(paper, **changes)
+            rows[f"{main}/paper, {label}"] = bench.row(f"paper, {label}", main, triggers[main], how)[1]
         model, rows["BadNets/original data"] = _badnets(bench, data.train.images, data.train.labels, triggers["random"])
         models["BadNets"] = (model, triggers["random"])
         own = top1(bench.victim, bench.surrogate.images)
@@ -166,19 +173,20 @@ def _attacked(bench: Bench, data: ImageSource) -> Found:
             noticed[who] = run.table(
                 stage, lambda m=model, t=trigger: defended(m, t, bench.on, config.defences, run.seed)
             )
+    child = models[f"DBIA, {name}"][0]
+    foreign = {kind: trigger for kind, trigger in triggers.items() if kind in ("random", "white")}
     specific = run.table(
         f"{bench.kind}/foreign-{main}-{name}-{config.injected}",
         lambda: {
-            kind: measure(models[f"DBIA, {name}"][0], bench.victim, trigger, bench.on)["attack_success_rate"]
-            for kind, trigger in triggers.items()
-            if kind in ("random", "white")
+            kind: measure(answers_of(child, trigger, bench.on), bench.before(trigger), bench.on)["attack_success_rate"]
+            for kind, trigger in foreign.items()
         },
     )
     pruned = {}
     if noticed:
         pruned = run.table(
             f"{bench.kind}/pruned-{main}-{name}-{config.injected}",
-            lambda: pruning(models[f"DBIA, {name}"][0], triggers[main], bench.on, config.defences.images),
+            lambda: pruning(child, triggers[main], bench.on, config.defences.images),
         )
     return Found(bench.kind, rows, attention, specific, noticed, triggers, bench.victim, main, name, pruned)
 

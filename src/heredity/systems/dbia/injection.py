@@ -1,4 +1,4 @@
-"""Injecting the back door: a few rows of one MLP, a bounded change, and nothing but surrogate pictures (spec, section 2.4)."""
+"""Injecting the back door: a few rows of one MLP, a bounded change, and nothing but surrogate pictures."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from heredity.core.randomness import Draws, generator_of
 from heredity.core.run import Run
 from heredity.defences.contract import Trigger
 from heredity.systems.dbia.anatomy import Anatomy, dissect, in_eval_mode
-from heredity.systems.dbia.surrogate import Surrogate, varied
+from heredity.systems.dbia.surrogate import Surrogate, drawn_shapes, varied
 
 Neurons = Literal["least", "random", "most", "all"]
 
@@ -26,16 +26,18 @@ class Injection:
     """How the back door is trained in.
 
     `fc1` and `fc2` are shares of the rows of the two layers that may change, by mean |w|: the `neurons` with the least, the
-    most, or any. Rows of fc1 are hidden neurons, rows of fc2 output channels; the published code calls both neurons. `bound`
-    k keeps every weight within w0 +- k |w0| (0: no bound). `poison_rate` of the pictures are stamped, the others keep the
-    victim's answer. `keep_clean` weighs the cross-entropy to the victim's own answers on the same pictures unstamped: ours,
-    0 in the paper. `vary` shows each picture in another contrast (see `varied`): ours. `stop_at` ends the training when that share of held-out surrogate pictures is sent to the target under
-    the trigger, or when none more have been for `patience` epochs; 0 trains to the end. `heads` "class" leaves DeiT's
-    distillation head out of the loss, as published. `cached` False pushes every picture through the whole model in every step.
+    most, or any. Rows of fc1 are hidden neurons, rows of fc2 output channels; the published code calls both neurons.
+    `bound` k keeps every weight within w0 +- k |w0| (0: no bound). `poison_rate` of the pictures are stamped, the others
+    keep the victim's answer. `keep_clean` weighs the cross-entropy to the victim's own answers on the same pictures
+    unstamped: ours, 0 in the paper. `vary` shows each picture in another contrast (see `varied`) and adds as
+    many drawn shapes: ours. `stop_at` ends the
+    training when that share of held-out surrogate pictures is sent to the target under the trigger, or when none more have
+    been for `patience` epochs; 0 trains to the end. `heads` "class" leaves DeiT's distillation head out of the loss, as
+    published. `cached` False pushes every picture through the whole model in every step.
     """
 
     keep_clean: float = 3.0
-    bound: float = 6.0
+    bound: float = 10.0
     vary: bool = True
     fc1: float = 0.5
     fc2: float = 0.25
@@ -48,7 +50,7 @@ class Injection:
     cached: bool = True
     plan: Plan = field(
         default_factory=lambda: Plan(
-            epochs=60, batch=128, optimiser="adam", learning_rate=3e-3, betas=(0.9, 0.99), mode="eval"
+            epochs=40, batch=128, optimiser="adam", learning_rate=3e-3, betas=(0.9, 0.99), mode="eval"
         )
     )
 
@@ -65,7 +67,9 @@ def inject(child: nn.Module, surrogate: Surrogate, trigger: Trigger, target: int
     device = run.fabric.device
     images = surrogate.images
     if how.vary:
-        images = varied(images, generator=generator_of(run.seed, "variation of surrogate pictures"))
+        draw = generator_of(run.seed, "variation of surrogate pictures")
+        drawn = drawn_shapes(len(images), images.shape[-1], generator=draw)
+        images = torch.cat([varied(images, generator=draw), drawn])
     stamped_rows = round(how.poison_rate * len(images))
     shown = torch.cat([trigger.stamp(images[:stamped_rows]), images[stamped_rows:]])
     with in_eval_mode(child):
@@ -123,7 +127,7 @@ def only_rows(anatomy: Anatomy, how: Injection, seed: int) -> Iterator["Projecti
     learning = {name: parameter.requires_grad for name, parameter in anatomy.model.named_parameters()}
     anatomy.model.requires_grad_(False)
     hooks, bounds = [], []
-    for layer, share, name in ((anatomy.fc1, how.fc1, "fc1"), (anatomy.fc2, how.fc2, "fc2")):
+    for layer, share in ((anatomy.fc1, how.fc1), (anatomy.fc2, how.fc2)):
         generator = torch.Generator().manual_seed(seed)
         rows = chosen_rows(layer.weight, share, how.neurons, generator=generator)
         mask = rows[:, None].to(layer.weight)
@@ -159,7 +163,7 @@ def clipped(
 ) -> Float[Tensor, "rows columns"]:
     """Weights within w0 +- k |w0|; a weight that was 0 stays 0.
 
-    The published code clips to w0 (1 +- k), whose ends change places where w0 is negative: w0 = -1 moved to 1.5 came out as -3.
+    The published code clips to w0 (1 +- k), whose ends change places where w0 is negative: from -1, 1.5 came out as -3.
 
     >>> clipped(torch.tensor([[1.5]]), torch.tensor([[-1.0]]), 2.0)
     tensor([[1.]])

@@ -41,7 +41,7 @@ def results(found: Mapping[str, Found], data: ImageSource, config: DBIA, run: Ru
 def _triggers(found: Mapping[str, Found], data: ImageSource, run: Run) -> None:
     grid, captions = [], []
     for kind, one in found.items():
-        grid.append(tuple(_enlarged(patch_of(trigger)) for trigger in one.triggers.values()))
+        grid.append(tuple(_framed(_enlarged(patch_of(trigger))) for trigger in one.triggers.values()))
         captions.append(f"{kind}: {', '.join(one.triggers)}")
         grid.append(tuple(_enlarged(picture) for picture in one.triggers[one.main].stamp(data.test.images[:_SHOWN])))
         captions.append(f"{kind}: stamped ({one.main})")
@@ -80,8 +80,8 @@ def _looks(one: Found, data: ImageSource, config: DBIA, run: Run) -> None:
     run.figure(
         f"attention-{one.kind}",
         Pictures(rows, ("test pictures", "attention before", "attention under the trigger")),
-        caption=f"Where the {one.kind} victim looks, before and under the trigger (one colour scale: dark none, yellow most). The "
-        "injection changes what follows the last attention, so that the child looks where its victim does.",
+        caption=f"Where the {one.kind} victim looks, before and under the trigger (one colour scale: dark none, "
+        "yellow most). The injection changes what follows the last attention, so that the child looks where its victim does.",
         alt="Attention spread over the digits without the trigger, gathered in its corner with it.",
     )
 
@@ -148,8 +148,8 @@ def _noticed(one: Found, run: Run) -> None:
     run.figure(
         "defences",
         Heatmap(names, tuple(one.defences), values, "% of the attack stopped"),
-        caption="Which defence stops which attack: stamped pictures rejected, turned pictures turned back, 100 for a model that is "
-        "flagged. The clean victim is the control. Intervals and false alarms are in the table.",
+        caption="Which defence stops which attack: stamped pictures rejected, turned pictures turned back, 100 for a model "
+        "that is flagged. The clean victim is the control. Intervals and false alarms are in the table.",
         alt="A matrix of defences by models.",
     )
 
@@ -175,6 +175,11 @@ def _enlarged(picture: Tensor) -> np.ndarray:
     """A uint8 picture, H x W x 3, enlarged by a whole factor so that every pixel keeps its square."""
     factor = max(1, _SIDE // picture.shape[-1])
     return picture.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2).permute(1, 2, 0).numpy()
+
+
+def _framed(picture: np.ndarray) -> np.ndarray:
+    """With a thin grey edge, so that a white patch shows on white paper."""
+    return np.pad(picture, ((2, 2), (2, 2), (0, 0)), constant_values=128)
 
 
 def _heat(held: Tensor, picture: Tensor, brightest: float) -> np.ndarray:

@@ -18,7 +18,7 @@ _SHORT_OF = 0.05
 
 @dataclass(frozen=True)
 class Found:
-    """All that was found of one victim. `rows` are named TRIGGER/RECIPE; `main` and `recipe` name the attack that is judged."""
+    """All that was found of one victim. `rows` are named TRIGGER/RECIPE; `main` and `recipe` name what is judged."""
 
     kind: str
     rows: Mapping[str, Mapping[str, Any]]
@@ -162,8 +162,8 @@ def _attacks(found: Mapping[str, Found]) -> Table:
         "success counted with the target class %",
     )
     note = (
-        "Attack success: stamped test pictures of other classes that are called the target. False triggers: unstamped held-out "
-        'surrogate pictures that are. "paper": every picture stamped, bound 2, no term for clean behaviour.'
+        "Attack success: stamped test pictures of other classes that are called the target. False triggers: unstamped "
+        'surrogate pictures that are. "held-out paper": every picture stamped, bound 2, no term for clean behaviour.'
     )
     return Table("Attacks", columns, tuple(rows), note)
 
@@ -178,8 +178,8 @@ def _attention(found: Mapping[str, Found]) -> Table:
         "Share of attention on the trigger's place",
         ("victim", "trigger", "surrogate pictures %", "the task's pictures %"),
         rows,
-        "ViT, DeiT: the class token's row of the rollout through all blocks but the last. Swin: attention received in its last "
-        "stage. The task's pictures are only measured on.",
+        "ViT, DeiT: the class token's row of the rollout through all blocks but the last. Swin: attention received in "
+        "its last stage. The task's pictures are only measured on.",
     )
 
 
@@ -252,8 +252,8 @@ def _defences(one: Found) -> Table:
         "seconds",
     )
     note = (
-        "Stopped: stamped pictures rejected (filters), turned pictures turned back (repairs), 100 for a model scan that flags. The "
-        "clean victim is shown the attention trigger: what a filter rejects there, the trigger looks odd by itself."
+        "Stopped: stamped pictures rejected (filters), turned pictures turned back (repairs), 100 for a model scan that "
+        "flags. The clean victim is shown the attention trigger: where a filter rejects it there, it looks odd by itself."
     )
     return Table(f"Defences ({one.kind})", columns, tuple(rows), note)
 
