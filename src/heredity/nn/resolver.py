@@ -98,7 +98,7 @@ def _from_timm(name: str, image: int) -> Normalised:
 
 
 def _timm_model(name: str, image: int, *, pretrained: bool, pool: str | None = None) -> nn.Module:
-    """Transformers want their image size; convolutional nets do not take one. `pool` stands in for the model's own pooling."""
+    """Transformers want their image size; convolutional nets do not take one. `pool` replaces the model's own pooling."""
     options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0} | ({"global_pool": pool} if pool else {})
     try:
         return timm.create_model(name, **options, img_size=image)

@@ -27,7 +27,12 @@ TEN = (
     ),
     Entry("dbia", "victim transformer from a clean ViT, DeiT or Swin", "a backdoor injected without the original data"),
     Entry("dd-backdoor", "distilled data set from a training set", "a backdoor (NAIVEATTACK, DOORPING)"),
-    Entry("tinymim", "small ViT from a MIM-pre-trained teacher", "token relations"),
+    Entry(
+        "tinymim",
+        "small ViT from a MIM-pre-trained teacher",
+        "token relations",
+        "heredity.systems.tinymim",
+    ),
     Entry(
         "reliant",
         "student GNN from a teacher GNN",
