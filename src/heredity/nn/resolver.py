@@ -127,8 +127,10 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
         return build_text(architecture)
     if type(image) is not int or not 4 <= image <= 4096:
         raise ModelError("the architecture record has no image size", remedy="name the architecture yourself")
-    pool, last = architecture.get("pool"), architecture.get("last_heads")
-    if pool not in (None, "avg", "token") or not (last is None or (type(last) is int and 0 < last <= 4096)):
+    pool, heads = architecture.get("pool"), [architecture.get(field) for field in ("heads", "last_heads")]
+    if pool not in (None, "avg", "token") or not all(
+        count is None or (type(count) is int and 0 < count <= 4096) for count in heads
+    ):
         raise ModelError("the architecture record is damaged", remedy="the file was not written by heredity")
     if kind == "timm" and isinstance(architecture.get("name"), str) and timm.is_model(architecture["name"]):
         encoder = _normalised_like(_timm_model(architecture["name"], image, pretrained=False, pool=pool))
@@ -136,8 +138,9 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
         encoder = make_encoder(from_plain(EncoderShape, architecture.get("shape")), image)
     else:
         raise ModelError(f"unknown architecture record {kind!r}", remedy="name the architecture yourself")
-    if last is not None:
-        set_heads(attention_blocks(encoder)[-1], last)
+    for blocks, count in ((slice(None), heads[0]), (slice(-1, None), heads[1])):
+        for block in attention_blocks(encoder)[blocks] if count is not None else ():
+            set_heads(block, count)
     remember(encoder, architecture)
     return encoder
 

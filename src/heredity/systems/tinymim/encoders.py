@@ -25,13 +25,9 @@ def untrained(shape: EncoderShape, size: int, *, last_heads: int = 0) -> Normali
 def initialise(vit: Any) -> None:
     """Xavier-uniform linear layers and patch kernel, zero biases, class token N(0, 0.02), 2-D sin-cos positions, in place.
 
-    Positions stay fixed while a model is pre-trained: `fixed_positions` sees to that.
+    Positions stay fixed while a model is pre-trained, and learn when it is fine-tuned.
     """
-    for module in vit.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    xavier(vit)
     kernel = vit.patch_embed.proj.weight
     nn.init.xavier_uniform_(kernel.view(kernel.shape[0], -1))
     if vit.patch_embed.proj.bias is not None:
@@ -45,3 +41,12 @@ def initialise(vit: Any) -> None:
         if table.shape[0] == vit.pos_embed.shape[1]:
             with torch.no_grad():
                 vit.pos_embed.copy_(torch.from_numpy(table)[None].to(vit.pos_embed))
+
+
+def xavier(module: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases in every linear layer, in place."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -106,7 +106,8 @@ def relation_losses(student: Attention, teacher: Attention, how: Relations) -> d
 
 def _mean_over_heads(logits: Logits) -> Float[Tensor, "batch 1 tokens tokens"]:
     """Logits of the relation averaged over heads: its logarithm, whose rows still sum to 1 after a softmax."""
-    return (F.log_softmax(logits.float(), dim=-1).logsumexp(dim=1, keepdim=True)) - math.log(logits.shape[1])
+    logs = F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    return logs.logsumexp(dim=1, keepdim=True) - math.log(logits.shape[1])
 
 
 def matched(attention: Attention, how: Relations, *, prefix: int = 0) -> Attention:
