@@ -165,6 +165,6 @@ def test_it_says_what_it_will_take(tmp_path: Path) -> None:
 
 def test_an_arm_that_does_not_exist_is_named(tmp_path: Path) -> None:
     config = override(PRESETS["smoke"], FEW | {"main": "relation"})
-    with pytest.raises(ConfigError, match="unknown arm 'relation'.*'relations'"):
+    with pytest.raises(ConfigError, match=r"unknown arm 'relation'.*'relations'"):
         run_once(Order(SYSTEM, "smoke", config, machine=CPU), tmp_path / "run")
     assert "did you mean 'smoke'" in said(heredity("run", "tinymim", "smok"))

@@ -27,7 +27,11 @@ def initialise(vit: Any) -> None:
 
     Positions stay fixed while a model is pre-trained, and learn when it is fine-tuned.
     """
-    xavier(vit)
+    for layer in vit.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     kernel = vit.patch_embed.proj.weight
     nn.init.xavier_uniform_(kernel.view(kernel.shape[0], -1))
     if vit.patch_embed.proj.bias is not None:
@@ -41,12 +45,3 @@ def initialise(vit: Any) -> None:
         if table.shape[0] == vit.pos_embed.shape[1]:
             with torch.no_grad():
                 vit.pos_embed.copy_(torch.from_numpy(table)[None].to(vit.pos_embed))
-
-
-def xavier(module: nn.Module) -> None:
-    """Xavier-uniform weights and zero biases in every linear layer, in place."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from heredity.core.errors import ConfigError, suggestion
-from heredity.core.loop import fit
 from heredity.core.outcome import Outcome
 from heredity.core.run import Run
 from heredity.data.pictures import LabelledPictures, Pictures, balanced, labelled_pictures
@@ -16,11 +15,11 @@ from heredity.metrics.segmentation import mean_iou
 from heredity.nn.attention import attention_blocks
 from heredity.nn.encoders import EncoderShape, Normalised
 from heredity.nn.resolver import resolve_encoder
-from heredity.pretrain.mae import MAE, mae_objective
+from heredity.pretrain.mae import MAE, mae
 from heredity.systems.tinymim import pictures as figures
 from heredity.systems.tinymim.config import ARMS, TinyMIM, arm_of, distillation_of
 from heredity.systems.tinymim.distil import distil
-from heredity.systems.tinymim.encoders import untrained, xavier
+from heredity.systems.tinymim.encoders import untrained
 from heredity.systems.tinymim.finetune import finetune, predicted
 from heredity.systems.tinymim.results import measured
 from heredity.systems.tinymim.targets import target_block
@@ -100,11 +99,8 @@ def make_teacher(bench: Bench) -> nn.Module:
 def pretrain(encoder: Any, bench: Bench, how: MAE) -> None:
     """Masked autoencoding on the same views as distillation; positions stay as they are."""
     views = _all_views(bench.pictures, bench.config.distillation.views, bench.run.seed)
-    objective = mae_objective(encoder, views, how)
-    for part in (objective.module.narrow, objective.module.decoder, objective.module.predict):
-        xavier(part)
     encoder.inner.pos_embed.requires_grad_(False)
-    fit(objective.module, objective.step, rows=len(views), plan=how.plan, run=bench.run)
+    mae(encoder, views, how, bench.run)
     encoder.inner.pos_embed.requires_grad_(True)
 
 
