@@ -3,9 +3,9 @@
 python benchmarks/tinymim.py --batch 4 --steps 6 --threads 1
 
 Plain is how one would write it down: the whole teacher in float32 with attention written out, relations as probabilities and
-their logarithm, nothing cached, the whole student run. Ours ends both forward passes at the queries, keys and values that are
-needed. Variants alternate, so that other work on the machine slows all of them alike; the ratio is that of medians. Peak memory
-is measured in a process of its own for each variant, above that of the two models.
+their logarithm, nothing cached, the whole student run. Ours ends both forward passes at the queries, keys, values that are
+needed. Variants alternate, so that other work on the machine slows all of them alike; the ratio is that of medians. Peak
+memory is measured in a process of its own for each variant, above that of the two models.
 """
 
 import argparse
