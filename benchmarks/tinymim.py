@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import timm
 import torch
@@ -29,7 +30,7 @@ from heredity.systems.tinymim.targets import Comparison, Target, read_target
 HEADS = 6
 
 
-def plain_attention(block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def plain_attention(block: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A block with attention written out: tokens behind it, and its queries, keys and values."""
     attention = block.attn
     batch, length, width = tokens.shape
@@ -44,7 +45,7 @@ def plain_attention(block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, T
 
 def plain_relations(encoder: Normalised, images: Tensor) -> list[Tensor]:
     """R_qk and R_vv of the last block, from a run of the whole model."""
-    vit = encoder.inner
+    vit: Any = encoder.inner
     pixels = (images.float() / 255.0 - encoder.mean) / encoder.std
     tokens = vit._pos_embed(vit.patch_embed(pixels))
     query = key = value = tokens
@@ -73,7 +74,7 @@ def plain_step(student: Normalised, teacher: Normalised, images: Tensor) -> Tens
 def pair() -> tuple[Normalised, Normalised]:
     """A ViT-S as teacher and a ViT-T as student with the teacher's heads in its last block, both of random weights."""
     torch.manual_seed(0)
-    made = [timm.create_model(f"vit_{size}_patch16_224", num_classes=0) for size in ("small", "tiny")]
+    made: list[Any] = [timm.create_model(f"vit_{size}_patch16_224", num_classes=0) for size in ("small", "tiny")]
     teacher, student = Normalised(made[0]), Normalised(made[1])
     for model in made:
         for block in model.blocks:
@@ -137,7 +138,7 @@ def variants(only: str = "") -> dict[str, Callable[[Tensor], Tensor]]:
 
 def main() -> None:
     """Print a table of ratios; with --only, run one variant and print its peak memory."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--threads", type=int, default=1)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -19,7 +20,14 @@ def small(**options: object) -> nn.Module:
 
 
 def distilled() -> nn.Module:
-    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 0}
+    sizes: dict[str, Any] = {
+        "img_size": 16,
+        "patch_size": 4,
+        "embed_dim": 32,
+        "depth": 3,
+        "num_heads": 4,
+        "num_classes": 0,
+    }
     return timm.create_model("deit_tiny_distilled_patch16_224", **sizes).eval()
 
 

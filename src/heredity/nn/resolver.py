@@ -139,8 +139,9 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
     else:
         raise ModelError(f"unknown architecture record {kind!r}", remedy="name the architecture yourself")
     for blocks, count in ((slice(None), heads[0]), (slice(-1, None), heads[1])):
-        for block in attention_blocks(encoder)[blocks] if count is not None else ():
-            set_heads(block, count)
+        if count is not None:
+            for block in attention_blocks(encoder)[blocks]:
+                set_heads(block, count)
     remember(encoder, architecture)
     return encoder
 

@@ -1,6 +1,7 @@
 """The verbs on pictures of one's own: a folder of every mode, a teacher in a file, and what goes wrong."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,11 +143,17 @@ def test_corrupt_pictures_are_counted_named_and_skipped_only_when_asked(place: P
         ({"cache": "there"}, ConfigError, "drawn anew cannot be cached"),
     ],
 )
-def test_bad_input_is_one_line(place: Path, tmp_path: Path, changes: dict, error: type, says: str) -> None:
+def test_bad_input_is_one_line(
+    place: Path, tmp_path: Path, changes: dict[str, Any], error: type[Exception], says: str
+) -> None:
     (tmp_path / "empty").mkdir()
     conv = record(make_encoder(EncoderShape(width=8), 16), Lineage("c", "a test"))
     save_model(tmp_path / "conv.safetensors", conv)
-    options = {"teacher": "teacher.safetensors", "student": SHAPE, "images": str(place / "mixed")} | changes
+    options: dict[str, Any] = {
+        "teacher": "teacher.safetensors",
+        "student": SHAPE,
+        "images": str(place / "mixed"),
+    } | changes
     teacher = options.pop("teacher")
     source = place if teacher == "teacher.safetensors" else tmp_path
     if options["images"] == "empty":

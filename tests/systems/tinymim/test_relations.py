@@ -24,7 +24,7 @@ def attention(
 ) -> Attention:
     random = torch.Generator().manual_seed(seed)
     parts = [torch.randn(batch, heads, tokens, width, generator=random, dtype=dtype) for _ in range(3)]
-    return Attention(*parts, width**-0.5)
+    return Attention(parts[0], parts[1], parts[2], width**-0.5)
 
 
 def softmax_of(row: list[float]) -> list[float]:
@@ -71,8 +71,10 @@ def test_the_loss_is_the_papers_written_as_loops(pair: str) -> None:
     student, teacher = attention(2, 2, 4, 3, 0), attention(2, 2, 4, 5, 1)
     ours = relation_losses(student, teacher, Relations(pairs=(pair,)))[pair]  # pyright: ignore[reportArgumentType]
     assert float(ours) == pytest.approx(loss_by_loops(student, teacher, pair), abs=1e-9)
-    single = [Attention(*(part.float() for part in (side.query, side.key, side.value)), side.scale) for side in (student, teacher)]  # fmt: skip # noqa: E501
-    again = relation_losses(single[0], single[1], Relations(pairs=(pair,)))[pair]  # pyright: ignore[reportArgumentType]
+    student32, teacher32 = (
+        Attention(side.query.float(), side.key.float(), side.value.float(), side.scale) for side in (student, teacher)
+    )
+    again = relation_losses(student32, teacher32, Relations(pairs=(pair,)))[pair]  # pyright: ignore[reportArgumentType]
     assert float(again) == pytest.approx(loss_by_loops(student, teacher, pair), abs=1e-6)
 
 
@@ -90,7 +92,7 @@ def test_unequal_heads_are_cut_anew_as_a_loop_would() -> None:
                 joined[:, :, head * width : (head + 1) * width] = part[:, head]
             size = heads * width // 3
             parts.append(torch.stack([joined[:, :, number * size : (number + 1) * size] for number in range(3)], dim=1))
-        return Attention(*parts, (parts[0].shape[3]) ** -0.5)
+        return Attention(parts[0], parts[1], parts[2], parts[0].shape[3] ** -0.5)
 
     for pair in ("qk", "vv"):
         assert float(ours[pair]) == pytest.approx(loss_by_loops(cut(student), cut(teacher), pair), abs=1e-9)
@@ -120,7 +122,7 @@ def test_the_gradient_is_exact() -> None:
     for adapt in ("last-block", "mean"):
 
         def loss(*parts: Tensor, adapt: str = adapt) -> Tensor:
-            mine = Attention(*parts, sides[0].scale)
+            mine = Attention(parts[0], parts[1], parts[2], sides[0].scale)
             how = Relations(adapt=adapt)  # pyright: ignore[reportArgumentType]
             return torch.stack(list(relation_losses(mine, sides[1], how).values())).sum()
 

@@ -22,7 +22,7 @@ class Rate:
     """Learning rates of one kind of arm: of its pre-training and of its fine-tuning."""
 
     pretraining: float = 4e-3
-    finetuning: float = 2e-3
+    finetuning: float = 4e-3
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class TinyMIM:
     segmentation: Segmentation = Segmentation()
     rates: Rates = Rates()
     labelled: int = 100
-    validation: int = 300
+    validation: int = 600
     score: Literal["test", "validation"] = "test"
     arms: tuple[str, ...] = ("scratch", "mae", "cls", "feature", "relations", "last-block")
     dense: tuple[str, ...] = ("scratch", "mae", "relations")
@@ -136,13 +136,13 @@ def distillation_of(config: TinyMIM, name: str) -> Distillation:
     return replace(changed, plan=replace(changed.plan, learning_rate=rate))
 
 
-def _steps(number: int, rate: float = 4e-3, batch: int = 128) -> Plan:
+def _steps(number: int, rate: float = 4e-3, batch: int = 64) -> Plan:
     return Plan(
         steps=number, batch=batch, learning_rate=rate, weight_decay=0.05, betas=(0.9, 0.95), schedule="one-cycle"
     )
 
 
-def _reconstructing(number: int, rate: float, batch: int = 128) -> MAE:
+def _reconstructing(number: int, rate: float, batch: int = 64) -> MAE:
     return MAE(
         mask=0.75,
         decoder_width=32,
@@ -154,10 +154,10 @@ def _reconstructing(number: int, rate: float, batch: int = 128) -> MAE:
 
 
 QUICK = TinyMIM(
-    teaching=_reconstructing(1000, 3e-3),
-    mae=_reconstructing(500, 4e-3),
+    teaching=_reconstructing(600, 3e-3),
+    mae=_reconstructing(400, 4e-3),
     distillation=Distillation(
-        views=Views(shift=1, colour=None), cache=True, decoder=_reconstructing(0, 4e-3), drop_path=0.0, plan=_steps(500)
+        views=Views(shift=1, colour=None), cache=True, decoder=_reconstructing(0, 4e-3), drop_path=0.0, plan=_steps(400)
     ),
 )
 

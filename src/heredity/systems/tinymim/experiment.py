@@ -165,7 +165,12 @@ def examine(bench: Bench, arm: str, student: Any) -> dict[str, Any]:
 
     def compute() -> dict[str, Any]:
         right = predicted(child, scored.pictures) == scored.labels
-        return {"accuracy": 100.0 * float(right.float().mean()), "right": "".join(map(str, right.int().tolist()))}
+        chosen_by = predicted(child, bench.validation.pictures) == bench.validation.labels
+        return {
+            "accuracy": 100.0 * float(right.float().mean()),
+            "validation": 100.0 * float(chosen_by.float().mean()),
+            "right": "".join(map(str, right.int().tolist())),
+        }
 
     return run.table(f"examined/{arm}", compute)
 

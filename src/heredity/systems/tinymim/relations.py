@@ -115,8 +115,8 @@ def matched(attention: Attention, how: Relations, *, prefix: int = 0) -> Attenti
     if how.adapt == "relation-heads":
         attention = attention.with_heads(how.relation_heads)
     if how.prefix == "dropped" and prefix:
-        parts = [part[:, :, prefix:] for part in (attention.query, attention.key, attention.value)]
-        attention = Attention(*parts, attention.scale)
+        query, key, value = (part[:, :, prefix:] for part in (attention.query, attention.key, attention.value))
+        attention = Attention(query, key, value, attention.scale)
     return attention
 
 

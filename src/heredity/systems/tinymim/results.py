@@ -21,6 +21,7 @@ def measured(
 ) -> Outcome:
     """Accuracy and mIoU of each arm, the margins that the claims are about, and what teacher and student cost."""
     metrics = {f"accuracy/{arm}": Metric(row["accuracy"], "%", True) for arm, row in found.items()}
+    metrics |= {f"validation/{arm}": Metric(row["validation"], "%", True) for arm, row in found.items()}
     metrics |= {f"miou/{arm}": Metric(row["miou"], "%", True) for arm, row in dense.items()}
     for arm in found:
         if arm != "relations" and "relations" in found:
