@@ -34,9 +34,8 @@ def distilled() -> nn.Module:
 def outputs_of_attention(model: nn.Module, pixels: Tensor) -> list[Tensor]:
     """What each block's attention gives, by timm's own arithmetic."""
     given: list[Tensor] = []
-    hooks = [
-        block.attn.register_forward_hook(lambda _, __, out: given.append(out)) for block in attention_blocks(model)
-    ]  # pyright: ignore
+    attentions: list[Any] = [block.attn for block in attention_blocks(model)]
+    hooks = [attention.register_forward_hook(lambda _, __, out: given.append(out)) for attention in attentions]
     model(pixels)
     for hook in hooks:
         hook.remove()

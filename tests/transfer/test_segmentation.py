@@ -64,16 +64,17 @@ def test_layers_learn_at_rates_that_decay_towards_the_input() -> None:
 
 
 def test_groups_learn_at_their_own_rate_in_fit() -> None:
-    model = nn.ModuleList([nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)])
-    groups = [{"params": [model[0].weight], "lr_scale": 0.5}, {"params": [model[1].weight]}]
-    before = [layer.weight.item() for layer in model]  # pyright: ignore
+    layers = [nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)]
+    model = nn.ModuleList(layers)
+    groups = [{"params": [layers[0].weight], "lr_scale": 0.5}, {"params": [layers[1].weight]}]
+    before = [layer.weight.item() for layer in layers]
     plan = Plan(steps=1, batch=1, learning_rate=0.1, schedule="constant", optimiser="sgd", momentum=0.0)
     assert len(optimiser_of(model, plan, groups=groups).param_groups) == 2
 
     def step(trained: nn.Module, rows: torch.Tensor, draws: object) -> dict[str, torch.Tensor]:
-        return {"sum": model[0].weight.sum() + model[1].weight.sum()}
+        return {"sum": layers[0].weight.sum() + layers[1].weight.sum()}
 
     with Run.temporary() as run:
         fit(model, step, rows=1, plan=plan, run=run, groups=groups)
-    moved = [old - layer.weight.item() for old, layer in zip(before, model, strict=True)]  # pyright: ignore
+    moved = [old - layer.weight.item() for old, layer in zip(before, layers, strict=True)]
     assert moved == pytest.approx([0.05, 0.1])

@@ -1,6 +1,7 @@
 """Files of the released layouts, written here: MAE's encoder, its training file, a fine-tuned one, TinyMIM's, TinyMIM*'s."""
 
 import argparse
+import functools
 import os
 import pickle
 from pathlib import Path
@@ -21,8 +22,17 @@ from heredity.systems.tinymim.commands import import_file
 WIDTH, DEPTH = 192, 12
 
 
+@functools.cache
+def made(width: int, depth: int, tokens: int, normed: bool) -> dict[str, Tensor]:
+    return _layout(width, depth, tokens=tokens, normed=normed)
+
+
 def layout(width: int = WIDTH, depth: int = DEPTH, *, tokens: int = 197, normed: bool = True) -> dict[str, Tensor]:
     """An encoder's state dict with the names and shapes of spec section 6.2."""
+    return dict(made(width, depth, tokens, normed))
+
+
+def _layout(width: int, depth: int, *, tokens: int, normed: bool) -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(0)
 
     def some(*shape: int) -> Tensor:

@@ -69,6 +69,7 @@ class TinyMIM:
     arms: tuple[str, ...] = ("scratch", "mae", "cls", "feature", "relations", "last-block")
     dense: tuple[str, ...] = ("scratch", "mae", "relations")
     stroke: int = 80
+    skip_corrupt: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ SMOKE = replace(
     finetuning=FineTuning(plan=_SHORT),
     segmentation=Segmentation(plan=_SHORT),
     validation=50,
-    arms=("scratch", "mae", "cls", "feature", "relations", "last-block", "masked", "drop-path-0.3", "sequential"),
+    arms=("scratch", "mae", "cls", "feature", "relations", "last-block", "masked", "sequential"),
 )
 
 STUDY = replace(

@@ -216,7 +216,9 @@ def teach(
         groups = param_groups_weight_decay(pupil, how.plan.weight_decay, no_weight_decay_list=("pos_embed",))
         fit(pupil, step, rows=fitted, plan=how.plan, run=run, groups=groups)
     if place is not None and cache is None:
-        shutil.rmtree(place, ignore_errors=True)
+        run.fabric.barrier()
+        if run.fabric.is_global_zero:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _decoder(how: Distillation) -> MAE | None:

@@ -12,8 +12,9 @@ from heredity.core.outcome import Outcome
 from heredity.core.run import Run
 from heredity.data.pictures import LabelledPictures, Pictures, balanced, labelled_pictures
 from heredity.metrics.segmentation import mean_iou
-from heredity.nn.attention import attention_blocks
+from heredity.nn.attention import attention_blocks, run_up_to
 from heredity.nn.encoders import EncoderShape, Normalised
+from heredity.nn.inference import evaluating
 from heredity.nn.resolver import resolve_encoder
 from heredity.pretrain.mae import MAE, mae
 from heredity.systems.tinymim import pictures as figures
@@ -24,6 +25,7 @@ from heredity.systems.tinymim.finetune import finetune, predicted
 from heredity.systems.tinymim.results import measured
 from heredity.systems.tinymim.targets import target_block
 from heredity.systems.tinymim.views import Views, view
+from heredity.transfer.probe import fit_head
 from heredity.transfer.segmentation import segment, segmented
 
 
@@ -57,17 +59,19 @@ def run(config: TinyMIM, run: Run) -> Outcome:
     teacher = make_teacher(bench)
     students = {arm: make_student(bench, arm, teacher) for arm in config.arms}
     found = {arm: examine(bench, arm, student) for arm, student in students.items()}
+    probed = {arm: probe(bench, arm, student) for arm, student in students.items()}
     dense = {arm: examine_densely(bench, arm, students[arm]) for arm in config.dense if arm in students}
     figures.draw(bench.test.pictures, teacher, students, found, dense, config, run)
-    return measured(teacher, students, found, dense, config, run)
+    return measured(teacher, students, found, probed, dense, config, run, skipped=bench.pictures.skipped)
 
 
 def open_bench(config: TinyMIM, run: Run) -> Bench:
     """Read the pictures and choose those with labels; the seed chooses."""
-    train, test = labelled_pictures(config.data, size=config.size, seed=run.seed)
+    how = {"size": config.size, "seed": run.seed, "skip_corrupt": config.skip_corrupt}
+    train, test = labelled_pictures(config.data, **how)
     pictures = train.pictures
     if config.transfer:
-        train, test = labelled_pictures(config.transfer, size=config.size, seed=run.seed)
+        train, test = labelled_pictures(config.transfer, **how)
     each = config.labelled // len(train.classes)
     if config.labelled and not each:
         raise ConfigError(f"{config.labelled} labelled pictures are fewer than classes", remedy="raise labelled")
@@ -173,6 +177,32 @@ def examine(bench: Bench, arm: str, student: Any) -> dict[str, Any]:
         }
 
     return run.table(f"examined/{arm}", compute)
+
+
+def probe(bench: Bench, arm: str, student: Any) -> float:
+    """Accuracy in % of a linear map from the patches that enter the last block, averaged, with the student unchanged.
+
+    Not from the output: behind a relation student's last queries, keys and values nothing has been trained (spec, trap 15).
+    """
+    run = bench.run
+
+    def features(pictures: Pictures) -> Tensor:
+        parts = []
+        prefix = int(student.inner.num_prefix_tokens)
+        with evaluating(student):
+            for rows in torch.arange(len(pictures), device=run.fabric.device).split(256):
+                tokens = run_up_to(student, pictures[rows], -1).tokens
+                parts.append(tokens[:, prefix:].mean(dim=1).cpu())
+        return torch.cat(parts)
+
+    def compute() -> float:
+        scored = bench.scored()
+        classes = len(bench.labelled.classes)
+        weight, bias = fit_head(features(bench.labelled.pictures), bench.labelled.labels, classes=classes)
+        answers = (features(scored.pictures) @ weight.T + bias).argmax(dim=1)
+        return 100.0 * float((answers == scored.labels).float().mean())
+
+    return run.table(f"probed/{arm}", compute)
 
 
 def examine_densely(bench: Bench, arm: str, student: Any) -> Mapping[str, Any]:

@@ -17,11 +17,20 @@ Found = Mapping[str, Mapping[str, Any]]
 
 
 def measured(
-    teacher: nn.Module, students: Mapping[str, nn.Module], found: Found, dense: Found, config: TinyMIM, run: Run
+    teacher: nn.Module,
+    students: Mapping[str, nn.Module],
+    found: Found,
+    probed: Mapping[str, float],
+    dense: Found,
+    config: TinyMIM,
+    run: Run,
+    *,
+    skipped: tuple[str, ...] = (),
 ) -> Outcome:
     """Accuracy and mIoU of each arm, the margins that the claims are about, and what teacher and student cost."""
     metrics = {f"accuracy/{arm}": Metric(row["accuracy"], "%", True) for arm, row in found.items()}
     metrics |= {f"validation/{arm}": Metric(row["validation"], "%", True) for arm, row in found.items()}
+    metrics |= {f"probe/{arm}": Metric(value, "%", True) for arm, value in probed.items()}
     metrics |= {f"miou/{arm}": Metric(row["miou"], "%", True) for arm, row in dense.items()}
     for arm in found:
         if arm != "relations" and "relations" in found:
@@ -40,7 +49,11 @@ def measured(
     for name, model in (("teacher", teacher), ("student", some)):
         metrics[f"cost/{name}_parameters"] = Metric(float(parameters_of(model)), "", False)
         metrics[f"cost/{name}_multiply_adds"] = Metric(float(multiply_adds(model, config.size)), "", False)
-    return Outcome(metrics, (_arms(found, dense), _costs(teacher, some, config, run)))
+    tables = [_arms(found, probed, dense), _costs(teacher, some, config, run)]
+    if skipped:
+        rows = tuple((line.partition(": ")[0], line.partition(": ")[2]) for line in skipped)
+        tables.append(Table(f"{len(skipped)} pictures could not be read and were left out", ("file", "reason"), rows))
+    return Outcome(metrics, tuple(tables))
 
 
 def weak_regularisation(found: Found) -> float | None:
@@ -78,12 +91,12 @@ def images_per_second(model: nn.Module, size: int, *, batch: int = 64, seconds: 
         return seen / (time.perf_counter() - began)
 
 
-def _arms(found: Found, dense: Found) -> Table:
+def _arms(found: Found, probed: Mapping[str, float], dense: Found) -> Table:
     rows = tuple(
-        (arm, ARMS[arm].text, row["accuracy"], dense[arm]["miou"] if arm in dense else None)
+        (arm, ARMS[arm].text, row["accuracy"], probed[arm], dense[arm]["miou"] if arm in dense else None)
         for arm, row in found.items()
     )
-    return Table("Students", ("arm", "what it was taught", "accuracy %", "mIoU %"), rows)
+    return Table("Students", ("arm", "what it was taught", "accuracy %", "linear probe %", "mIoU %"), rows)
 
 
 def _costs(teacher: nn.Module, student: nn.Module, config: TinyMIM, run: Run) -> Table:
