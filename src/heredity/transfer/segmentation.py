@@ -26,7 +26,7 @@ class Segmentation:
 
     plan: Plan = field(
         default_factory=lambda: Plan(
-            steps=150, batch=50, learning_rate=4e-3, weight_decay=0.05, schedule="one-cycle", optimiser="adamw"
+            steps=200, batch=50, learning_rate=4e-3, weight_decay=0.05, schedule="one-cycle", optimiser="adamw"
         )
     )
     layer_decay: float = 0.8

@@ -137,13 +137,13 @@ def distillation_of(config: TinyMIM, name: str) -> Distillation:
     return replace(changed, plan=replace(changed.plan, learning_rate=rate))
 
 
-def _steps(number: int, rate: float = 4e-3, batch: int = 64) -> Plan:
+def _steps(number: int, rate: float = 4e-3, batch: int = 128) -> Plan:
     return Plan(
         steps=number, batch=batch, learning_rate=rate, weight_decay=0.05, betas=(0.9, 0.95), schedule="one-cycle"
     )
 
 
-def _reconstructing(number: int, rate: float, batch: int = 64) -> MAE:
+def _reconstructing(number: int, rate: float, batch: int = 128) -> MAE:
     return MAE(
         mask=0.75,
         decoder_width=32,
@@ -155,10 +155,10 @@ def _reconstructing(number: int, rate: float, batch: int = 64) -> MAE:
 
 
 QUICK = TinyMIM(
-    teaching=_reconstructing(600, 3e-3),
-    mae=_reconstructing(400, 4e-3),
+    teaching=_reconstructing(1000, 3e-3),
+    mae=_reconstructing(500, 4e-3),
     distillation=Distillation(
-        views=Views(shift=1, colour=None), cache=True, decoder=_reconstructing(0, 4e-3), drop_path=0.0, plan=_steps(400)
+        views=Views(shift=1, colour=None), cache=True, decoder=_reconstructing(0, 4e-3), drop_path=0.0, plan=_steps(500)
     ),
 )
 

@@ -36,7 +36,7 @@ class FineTuning:
 
     plan: Plan = field(
         default_factory=lambda: Plan(
-            steps=300, batch=50, learning_rate=4e-3, weight_decay=0.05, schedule="one-cycle", optimiser="adamw"
+            steps=400, batch=50, learning_rate=4e-3, weight_decay=0.05, schedule="one-cycle", optimiser="adamw"
         )
     )
     layer_decay: float = 0.8
