@@ -1,4 +1,7 @@
-"""What TinyMIM promises, as sentences that can turn out false."""
+"""What TinyMIM promises, as sentences that can turn out false.
+
+Those that the paper settles with ImageNet and that a thousand digits do not settle are reported: see the docs page.
+"""
 
 from heredity.core.outcome import Claim
 
@@ -13,6 +16,7 @@ CLAIMS = (
         threshold=1.0,
         depends_on="cls-target",
         judged_on="mean",
+        reported=True,
     ),
     Claim(
         id="relation-beats-feature",
@@ -22,6 +26,7 @@ CLAIMS = (
         threshold=1.0,
         depends_on="feature-target",
         judged_on="mean",
+        reported=True,
     ),
     Claim(
         id="intermediate-beats-last",
@@ -71,6 +76,7 @@ CLAIMS = (
         threshold=1.0,
         depends_on="untrained-teacher",
         judged_on="mean",
+        reported=True,
     ),
     Claim(
         id="sequential-not-worse",
