@@ -60,9 +60,10 @@ def run(config: TinyMIM, run: Run) -> Outcome:
     students = {arm: make_student(bench, arm, teacher) for arm in config.arms}
     found = {arm: examine(bench, arm, student) for arm, student in students.items()}
     probed = {arm: probe(bench, arm, student) for arm, student in students.items()}
+    own = examine(bench, "teacher", teacher)
     dense = {arm: examine_densely(bench, arm, students[arm]) for arm in config.dense if arm in students}
-    figures.draw(bench.test.pictures, teacher, students, found, dense, config, run)
-    return measured(teacher, students, found, probed, dense, config, run, skipped=bench.pictures.skipped)
+    figures.draw(bench.test.pictures, teacher, own, students, found, dense, config, run)
+    return measured(teacher, own, students, found, probed, dense, config, run, skipped=bench.pictures.skipped)
 
 
 def open_bench(config: TinyMIM, run: Run) -> Bench:
@@ -160,9 +161,10 @@ def make_assistant(bench: Bench, teacher: nn.Module) -> Any:
 
 
 def examine(bench: Bench, arm: str, student: Any) -> dict[str, Any]:
-    """What a student is worth: fine-tuned on the few labels, in % of the pictures it has not seen."""
+    """What a student (or the teacher itself) is worth: fine-tuned on the few labels, in % of the pictures it has not seen."""
     config, run = bench.config, bench.run
-    rate = getattr(config.rates, arm_of(config, arm).kind).finetuning
+    kind = "mae" if arm == "teacher" else arm_of(config, arm).kind
+    rate = getattr(config.rates, kind).finetuning
     how = replace(config.finetuning, plan=replace(config.finetuning.plan, learning_rate=rate))
     child = finetune(student, bench.labelled, how, run=run, name=f"finetuned/{arm}")
     scored = bench.scored()

@@ -12,7 +12,7 @@ from heredity.core.run import Run
 from heredity.data.pictures import Pictures as Rows
 from heredity.nn.attention import Attention, attention_blocks
 from heredity.nn.inference import evaluating
-from heredity.systems.tinymim.config import TinyMIM, arm_of, distillation_of
+from heredity.systems.tinymim.config import TinyMIM, distillation_of
 from heredity.systems.tinymim.relations import products
 from heredity.systems.tinymim.results import Found, multiply_adds
 from heredity.systems.tinymim.targets import Target, as_attention, read_target, target_block, vision_transformer_in
@@ -23,6 +23,7 @@ _SHOWN = 8
 def draw(
     pictures: Rows,
     teacher: nn.Module,
+    own: Mapping[str, Any],
     students: Mapping[str, Any],
     found: Found,
     dense: Found,
@@ -33,7 +34,7 @@ def draw(
     relation_maps(pictures, teacher, students, config, run)
     loss_curves(students, config, run)
     bars(found, dense, run)
-    costs(teacher, students, found, config, run)
+    costs(teacher, own, students, found, config, run)
 
 
 def relation_maps(pictures: Rows, teacher: nn.Module, students: Mapping[str, Any], config: TinyMIM, run: Run) -> None:
@@ -62,7 +63,7 @@ def relation_maps(pictures: Rows, teacher: nn.Module, students: Mapping[str, Any
     run.figure(
         "relations",
         Pictures(tuple(rows), tuple(captions)),
-        caption="Relations of the middle patch (framed) to all patches, averaged over heads, brightest where strongest; each "
+        caption="Relations of the middle patch (framed) to all patches, averaged over heads, darkest where strongest; each "
         "map is scaled by itself. Compare the students, one taught relations and the others not, with their teacher.",
         alt=f"Rows of small maps over {len(images)} held-out pictures: {', '.join(captions)}.",
     )
@@ -150,16 +151,18 @@ def _interval(right: str) -> tuple[float, float]:
     return low, high
 
 
-def costs(teacher: nn.Module, students: Mapping[str, Any], found: Found, config: TinyMIM, run: Run) -> None:
+def costs(
+    teacher: nn.Module, own: Mapping[str, Any], students: Mapping[str, Any], found: Found, config: TinyMIM, run: Run
+) -> None:
     """What a picture costs against how many are told right."""
-    groups = {}
-    for arm, row in found.items():
-        if arm in ("relations", "scratch", "mae", "teacher") or arm_of(config, arm).kind == "feature":
-            model = teacher if arm == "teacher" else students[arm]
-            groups[arm] = ((multiply_adds(model, config.size) / 1e6,), (row["accuracy"],))
+    rows = {"teacher": (teacher, own)}
+    rows |= {arm: (students[arm], found[arm]) for arm in ("relations", "mae", "scratch") if arm in found}
+    groups = {
+        arm: ((multiply_adds(model, config.size) / 1e6,), (row["accuracy"],)) for arm, (model, row) in rows.items()
+    }
     run.figure(
         "cost",
         Points(groups, x="million multiply-adds a picture", y="accuracy %"),
-        caption="Cost against accuracy: students are equal in cost, the teacher stands to the right.",
+        caption="Cost against accuracy: students are equal in cost. The teacher is fine-tuned on the same labels.",
         alt="; ".join(f"{arm}: {xs[0]:.2f} million, {ys[0]:.1f} %" for arm, (xs, ys) in groups.items()) + ".",
     )
