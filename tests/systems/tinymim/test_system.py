@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.command import heredity, said
+from helpers.command import heredity
 
 from heredity.core.errors import ConfigError
 from heredity.core.execute import Order, claims_of, keep_stages, run_once
@@ -114,9 +114,9 @@ def test_killed_at_any_step_it_ends_in_the_same_bits(tmp_path: Path, monkeypatch
 
 def test_kept_stages_equal_recomputed_ones(tmp_path: Path) -> None:
     """A challenge copies what an ablation leaves alone: the result must be that of computing it."""
-    config = override(PRESETS["smoke"], {"arms": ("scratch", "relations", "sequential"), "dense": ()})
+    config = override(PRESETS["smoke"], {"arms": ("relations", "sequential"), "dense": ()})
     run_once(Order(SYSTEM, "smoke", config, machine=CPU), tmp_path / "whole")
-    for name in ("untrained-assistant", "last-block-target"):
+    for name in ("untrained-assistant",):
         order = Order(SYSTEM, "smoke", override(config, SYSTEM.ablations[name].changes), ablation=name, machine=CPU)
         fresh, kept = tmp_path / name / "fresh", tmp_path / name / "kept"
         run_once(order, fresh)
@@ -188,4 +188,5 @@ def test_an_arm_that_does_not_exist_is_named(tmp_path: Path) -> None:
     config = override(PRESETS["smoke"], FEW | {"main": "relation"})
     with pytest.raises(ConfigError, match=r"unknown arm 'relation'.*'relations'"):
         run_once(Order(SYSTEM, "smoke", config, machine=CPU), tmp_path / "run")
-    assert "did you mean 'smoke'" in said(heredity("run", "tinymim", "smok"))
+    with pytest.raises(ConfigError, match="did you mean 'smoke'"):
+        SYSTEM.preset("smok")

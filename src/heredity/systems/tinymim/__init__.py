@@ -21,7 +21,7 @@ _SWITCHES = (
     "mean-heads",
     "masked",
     "reconstruction",
-    "drop-path-0",
+    "drop-path-0.1",
     "drop-path-0.3",
     "teacher-drop-path",
 )

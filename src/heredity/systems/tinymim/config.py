@@ -114,7 +114,7 @@ ARMS: dict[str, Arm] = {
         "relations",
         {"masked": 0.75, "cache": False, "reconstruction": 1.0},
     ),
-    "drop-path-0": Arm("student drop path 0", "relations", {"drop_path": 0.0}),
+    "drop-path-0.1": Arm("student drop path 0.1", "relations", {"drop_path": 0.1}),
     "drop-path-0.3": Arm("student drop path 0.3", "relations", {"drop_path": 0.3}),
     "teacher-drop-path": Arm("teacher drop path 0.1", "relations", {"teacher_drop_path": 0.1, "cache": False}),
     "strong-regularisation": Arm(

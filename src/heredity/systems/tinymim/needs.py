@@ -1,5 +1,7 @@
 """What a run of TinyMIM will take, told before it begins."""
 
+import torch
+
 from heredity.core.errors import HeredityError
 from heredity.core.system import Needs
 from heredity.data.images import check_source, load_images
@@ -19,7 +21,8 @@ def needs(config: TinyMIM) -> Needs:
     models = {"teacher": config.teacher, "student": config.student}
     if "sequential" in config.arms:
         models["assistant"] = config.assistant
-    made = {name: make_encoder(shape, config.size) for name, shape in models.items()}
+    with torch.device("meta"):  # counted, not made
+        made = {name: make_encoder(shape, config.size) for name, shape in models.items()}
     parameters = {name: sum(item.numel() for item in encoder.parameters()) for name, encoder in made.items()}
     views = max(1, config.distillation.views.count)
     plans = {
