@@ -29,6 +29,7 @@ usage: heredity COMMAND ... [--debug]
   repair MODEL --with NAME   take a backdoor out of a classifier, as far as a defence can
   pedigree FILE              the family tree inside a model file
   serve MODEL                answer labels over HTTP, as somebody who sells the model would
+  import SYSTEM FILE         turn a published checkpoint into safetensors: heredity import tinymim mae_pretrain_vit_base.pth
   data [SOURCE]              list data sources, check one, or write one: data make SOURCE DIR
   SYSTEM VERB ...            what a system does with your own model and data: heredity ssl-wm --help
 
@@ -85,6 +86,7 @@ def dispatch(words: Sequence[str]) -> int:
         "repair": _repair,
         "pedigree": _pedigree,
         "serve": _serve,
+        "import": _import,
         "data": _data,
     }
     if command in commands:
@@ -431,6 +433,15 @@ def _serve(words: list[str]) -> int:
     except ModuleNotFoundError as error:
         raise ConfigError(f"serving needs {error.name}", remedy="pip install 'heredity[serve]'") from None
     return 0
+
+
+def _import(words: list[str]) -> int:
+    """The system's own `import` verb, under the name that people look for."""
+    readers = [name for name in names() if "import" in find_system(name).load("commands")]
+    if not words or words[0] in ("-h", "--help") or words[0] not in readers:
+        problem = f"{words[0]!r} imports no checkpoints" if words else "which system's checkpoint is it?"
+        raise ConfigError(problem, remedy="heredity import SYSTEM FILE, where SYSTEM is " + " or ".join(readers))
+    return _verb(words[0], ["import", *words[1:]])
 
 
 @dataclass(frozen=True)

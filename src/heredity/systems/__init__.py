@@ -32,7 +32,12 @@ TEN = (
         "heredity.systems.dbia",
     ),
     Entry("dd-backdoor", "distilled data set from a training set", "a backdoor (NAIVEATTACK, DOORPING)"),
-    Entry("tinymim", "small ViT from a MIM-pre-trained teacher", "token relations"),
+    Entry(
+        "tinymim",
+        "small ViT from a MIM-pre-trained teacher",
+        "token relations",
+        "heredity.systems.tinymim",
+    ),
     Entry(
         "reliant",
         "student GNN from a teacher GNN",
