@@ -9,7 +9,7 @@ import torch
 from helpers.command import heredity, said
 from PIL import Image
 
-from heredity.core.errors import ConfigError, DataError, HeredityError, ModelError
+from heredity.core.errors import ConfigError, DataError, HeredityError, ModelError, RunError
 from heredity.core.lineage import Lineage, read_lineage, record, save_model
 from heredity.data.images import make_source
 from heredity.nn.encoders import Classifier, EncoderShape, Normalised, ResidualEncoder, make_encoder
@@ -103,6 +103,8 @@ def test_a_distillation_that_was_interrupted_goes_on(place: Path, monkeypatch: p
         with pytest.raises(KeyboardInterrupt):
             distil(*words, place / "again.safetensors", size=16, steps=4, batch=4)
     assert (place / "again.safetensors.run").is_dir()
+    with pytest.raises(RunError, match=r"begun with .*remove .*again\.safetensors\.run"):
+        distil(*words, place / "again.safetensors", size=16, steps=5, batch=4)
     distil(*words, place / "again.safetensors", size=16, steps=4, batch=4)
     assert read_lineage(place / "again.safetensors").content == read_lineage(place / "whole.safetensors").content
 
@@ -163,7 +165,7 @@ def test_bad_input_is_one_line(
     with pytest.raises(error, match=says) as found:
         distil(teacher=f"file:{source / teacher}", out=tmp_path / "s.safetensors", size=16, steps=1, batch=2, **options)
     assert "\n" not in str(found.value)
-    assert not (tmp_path / "s.safetensors").exists()
+    assert not list(tmp_path.glob("s.safetensors*"))
 
 
 def test_evaluation_refuses_what_it_cannot_tell(place: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import timm
 import tyro
 from torch import nn
 
-from heredity.core.errors import ConfigError, DataError, ModelError
+from heredity.core.errors import ConfigError, DataError, HeredityError, ModelError, RunError
 from heredity.core.files import ensure_writable, write_text
 from heredity.core.lineage import ARCHITECTURE_KEY, architecture_of, lineage_of, load_tensors, read_lineage, save_model
 from heredity.core.loop import Plan
@@ -187,8 +187,19 @@ def _workplace(out: Path, verb: str, seed: int, settings: dict[str, Any], machin
     """A run beside OUT that an interrupted command finds again, and that goes away when it is done."""
     place = out.with_name(out.name + ".run")
     identity = {"system": verb, "seed": seed, **settings}
-    run = Run.open(place, identity, machine=machine, resume=(place / "config.yaml").exists(), reporter=Reporter())
-    yield run
+    begun = (place / "config.yaml").exists()
+    try:
+        run = Run.open(place, identity, machine=machine, resume=begun, reporter=Reporter())
+    except RunError as error:
+        raise RunError(
+            error.problem, remedy=f"repeat the command that was interrupted as it was, or remove {place}"
+        ) from error
+    try:
+        yield run
+    except HeredityError:
+        if not any(place.rglob("*.safetensors")):
+            shutil.rmtree(place, ignore_errors=True)
+        raise
     run.fabric.barrier()
     if run.fabric.is_global_zero:
         shutil.rmtree(place, ignore_errors=True)

@@ -27,7 +27,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class Rates:
-    """The rates of every kind of arm, each chosen on validation images with the same number of trials."""
+    """The rates of every kind of arm, chosen on validation images (the docs page lists the trials)."""
 
     scratch: Rate = Rate()
     mae: Rate = Rate()
