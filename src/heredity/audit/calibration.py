@@ -33,7 +33,7 @@ from heredity.transfer.task import Task
 LEARNING = FineTuning(
     plan=Plan(epochs=12, batch=64, optimiser="adam", learning_rate=3e-3, schedule="one-cycle"), probe_first=False
 )
-CLEANSE = NeuralCleanse(Search(steps=120, batch=12), at_once=10)
+CLEANSE = NeuralCleanse(Search(steps=150, batch=16), at_once=10)
 STIMULATION = NeuronStimulation(steps=60, batch=12, candidates=12, area=0.05)
 IMAGES = 128
 
@@ -96,9 +96,12 @@ def shipped_threshold(scanner: str) -> tuple[Threshold, str] | None:
 
 
 def judged(verdict: ModelVerdict, score: float, known: tuple[Threshold, str] | None) -> tuple[float, Threshold, str]:
-    """A score, its threshold, and where that comes from: clean models where there are some, else the paper."""
+    """A score, its threshold, and where that comes from: clean models where there are some, else the paper.
+
+    Without a measured rate there is no verdict.
+    """
     if known is None:
-        return verdict.score, verdict.threshold, "the paper: not measured, see --calibrate"
+        return verdict.score, verdict.threshold, "the paper; no verdict before --calibrate"
     return score, *known
 
 

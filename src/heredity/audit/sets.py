@@ -81,7 +81,7 @@ def scan_set(
             Finding(
                 name,
                 "model",
-                threshold.flags(score),
+                None if threshold.false_positive_rate is None else threshold.flags(score),
                 score,
                 threshold.value,
                 measured_on,
@@ -104,7 +104,7 @@ def _clusters(found: DataVerdict, tiny: bool, note: str) -> Finding:
     return Finding(
         "activation-clustering",
         "data",
-        None if tiny else bool(flagged),
+        None if tiny or known is None else bool(flagged),
         score,
         threshold.value,
         measured_on,
