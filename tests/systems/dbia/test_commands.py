@@ -56,7 +56,7 @@ def test_a_model_gets_a_backdoor_that_its_lineage_confesses(model: Path, folder:
     assert "attack success" in done.stdout
     assert "warning: measured on surrogate pictures" in done.stdout
     lineage = read_lineage(tmp_path / "bad.safetensors")
-    assert lineage.marks == ("CARRIES A BACKDOOR (DBIA, target class 3)",)
+    assert lineage.marks == ("BACKDOORED (DBIA, target 3)",)
     assert lineage.parents[0].content == read_lineage(model).content
     report = json.loads((tmp_path / "bad.defences.json").read_text())
     assert report["content"] == lineage.content

@@ -150,7 +150,7 @@ def test_the_attack_is_given_no_sample_of_the_victim_s_data(monkeypatch: pytest.
     with Run.temporary() as run:
         made = attack(parent, given, 2, SEARCH, HOW, run=run)
     assert all(torch.equal(value, weights[name]) for name, value in parent.state_dict().items())
-    assert "CARRIES A BACKDOOR (DBIA, target class 2)" in lineage_of(made.child).marks
+    assert "BACKDOORED (DBIA, target 2)" in lineage_of(made.child).marks
     assert changed(made.child, parent)["weights"] > 0
 
 

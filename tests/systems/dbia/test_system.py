@@ -76,7 +76,7 @@ def test_smoke_leaves_everything_a_run_promises(smoke: Path) -> None:
 
 def test_a_child_says_that_it_is_backdoored(smoke: Path) -> None:
     shown = heredity("pedigree", smoke / "stages/swin--attention-keep-clean--child/model.safetensors").stdout
-    assert "CARRIES A BACKDOOR (DBIA, target class 0)" in shown
+    assert "BACKDOORED (DBIA, target 0)" in shown
     assert "from swin/victim" in shown
 
 

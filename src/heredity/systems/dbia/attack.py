@@ -18,7 +18,7 @@ from heredity.systems.dbia.trigger import TriggerSearch, make_trigger
 
 def mark_of(target: int) -> str:
     """What the lineage of every backdoored model says."""
-    return f"CARRIES A BACKDOOR (DBIA, target class {target})"
+    return f"BACKDOORED (DBIA, target {target})"
 
 
 @dataclass(frozen=True)

@@ -49,5 +49,5 @@ def badnets(
         made_by=f"BadNets fine-tuning on {data}",
         parents=[victim],
         settings={"target": target, "rate": rate, **to_plain(plan)},
-        marks=(f"CARRIES A BACKDOOR (BadNets, target class {target})",),
+        marks=(f"BACKDOORED (BadNets, target {target})",),
     )

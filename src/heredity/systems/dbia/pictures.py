@@ -128,7 +128,10 @@ def _accuracy(found: Mapping[str, Found], run: Run) -> None:
 
 
 def _rows(one: Found, run: Run) -> None:
-    labels = tuple(f"{row['trigger']}: {row['recipe']}" for row in one.rows.values())
+    # The switches and baselines have one trigger only; their names are long enough.
+    labels = tuple(
+        row["recipe"] if ", " in row["recipe"] else f"{row['trigger']}: {row['recipe']}" for row in one.rows.values()
+    )
     series = {
         "attack success": tuple(100 * row["attack_success_rate"] for row in one.rows.values()),
         "accuracy lost": tuple(100 * row["clean_accuracy_drop"] for row in one.rows.values()),
