@@ -33,7 +33,8 @@ usage: heredity COMMAND ... [--debug]
   data [SOURCE]              list data sources, check one, or write one: data make SOURCE DIR
   SYSTEM VERB ...            what a system does with your own model and data: heredity ssl-wm --help
 
-Every command has --help. Exit codes: 0 done, 3 done but a claim failed (scan: something was flagged), 1 an error to mend, 130 interrupted."""
+Every command has --help. Exit codes: 0 done, 3 done but a claim failed (scan: something was flagged), 1 an error to mend,
+130 interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
