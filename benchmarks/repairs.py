@@ -168,7 +168,9 @@ def scans(source: ImageSource, models: int, clean: int, run: Run) -> None:
     lines, anything = [], [False] * clean
     for scanner in SCANNERS:
         guilty, innocent = ([row[scanner]["score"] for row in rows[kind]] for kind in ("poisoned", "clean"))
-        threshold, _ = shipped_threshold(scanner)
+        known = shipped_threshold(scanner)
+        assert known is not None, "calibrate first"
+        threshold, _ = known
         area = auroc(guilty, innocent)
         low, high = auroc_interval(area, len(guilty), len(innocent))
         anything = [known or threshold.flags(score) for known, score in zip(anything, innocent, strict=True)]
@@ -226,12 +228,14 @@ def data(source: ImageSource, models: int, run: Run) -> None:
             given, called, guilty = training_set(source, name, wanted, FEW, run.seed)
             inside = called == target
 
-            def judged(model: nn.Module = model, name: str = name, data: Any = (given, called)) -> dict[str, Any]:
+            def judged(
+                model: nn.Module = model, name: str = name, given: Tensor = given, called: Tensor = called
+            ) -> dict[str, Any]:
                 verdicts = {
-                    title: activation_clustering.scan(model, *data, how, generator=generator_of(run.seed, name))
+                    title: activation_clustering.scan(model, given, called, how, generator=generator_of(run.seed, name))
                     for title, how in CLUSTERINGS.items()
                 }
-                verdicts["Spectral Signatures"] = spectral_signatures.scan(model, *data, SPECTRAL)
+                verdicts["Spectral Signatures"] = spectral_signatures.scan(model, given, called, SPECTRAL)
                 return {
                     title: {
                         "scores": verdict.scores.tolist(),

@@ -62,7 +62,7 @@ def test_show_names_what_can_be_asked_for(capsys: pytest.CaptureFixture[str]) ->
     [
         (["rnu", "ssl-wm"], "run"),
         (["run", "ssl-mw"], "ssl-wm"),
-        (["run", "dbia"], "not there yet"),
+        (["run", "chtr3d"], "not there yet"),
         (["run", "ssl-wm", "quik"], "quick"),
         (["run", "ssl-wm", "--theif.rows", "3"], "thief"),
         (["run", "ssl-wm", "--thief.row", "3"], "rows"),

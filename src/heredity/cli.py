@@ -25,14 +25,16 @@ usage: heredity COMMAND ... [--debug]
   run SYSTEM [PRESET]        run a system: smoke (seconds), quick (minutes, the default), paper (the published recipe)
   challenge SYSTEM           take each idea out in turn: which claims break?
   report DIR                 rebuild a run's report.html and open it
-  pedigree FILE              the family tree inside a model file
-  serve MODEL                answer labels over HTTP, as somebody who sells the model would
   scan MODEL                 ask every detector of backdoors about a model or a training set (exit code 3: flagged)
   repair MODEL --with NAME   take a backdoor out of a classifier, as far as a defence can
+  pedigree FILE              the family tree inside a model file
+  serve MODEL                answer labels over HTTP, as somebody who sells the model would
+  import SYSTEM FILE         turn a published checkpoint into safetensors: heredity import tinymim mae_pretrain_vit_base.pth
   data [SOURCE]              list data sources, check one, or write one: data make SOURCE DIR
   SYSTEM VERB ...            what a system does with your own model and data: heredity ssl-wm --help
 
-Every command has --help. Exit codes: 0 done, 3 done but a claim failed, 1 an error to mend, 130 interrupted."""
+Every command has --help. Exit codes: 0 done, 3 done but a claim failed (scan: something was flagged), 1 an error to mend,
+130 interrupted."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -81,10 +83,11 @@ def dispatch(words: Sequence[str]) -> int:
         "run": _run,
         "challenge": _challenge,
         "report": _report,
-        "pedigree": _pedigree,
-        "serve": _serve,
         "scan": _scan,
         "repair": _repair,
+        "pedigree": _pedigree,
+        "serve": _serve,
+        "import": _import,
         "data": _data,
     }
     if command in commands:
@@ -360,6 +363,18 @@ def _report(words: list[str]) -> int:
     return 0
 
 
+def _scan(words: list[str]) -> int:
+    from heredity.audit import commands
+
+    return commands.scan(parse(commands.ScanOptions, words, "heredity scan"))
+
+
+def _repair(words: list[str]) -> int:
+    from heredity.audit import commands
+
+    return commands.repair(parse(commands.RepairOptions, words, "heredity repair"))
+
+
 @dataclass(frozen=True)
 class PedigreeOptions:
     """Draw the family tree that a model file carries, after checking that it belongs to these weights."""
@@ -421,122 +436,13 @@ def _serve(words: list[str]) -> int:
     return 0
 
 
-@dataclass(frozen=True)
-class ScanOptions:
-    """Ask every detector that applies about a foreign model, or about a training set in one safetensors file."""
-
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A classifier file (PATH), run:DIR/STAGE or timm:NAME; or a file of a training set (tensors images and labels)."""
-    data: str = "photos"
-    """Clean images for the detectors: any data source. Those that the model was made for, if you have some."""
-    inputs: str | None = None
-    """Inputs to be judged one by one: any data source."""
-    calibrate: int = 0
-    """Train so many clean models of this architecture on DATA and take the thresholds from them."""
-    architecture: str | None = None
-    """timm's name of weights that do not say what they are."""
-    size: int | None = None
-    """Side of such a model's images."""
-    encoder: bool = False
-    """The model is an encoder: ask DECREE alone."""
-    seed: int = 0
-    """Seed of the detectors' draws."""
-    json: bool = False
-    """Print JSON instead of text."""
-    quiet: bool = False
-    """No progress."""
-
-
-def _scan(words: list[str]) -> int:
-    options = parse(ScanOptions, words, "heredity scan")
-    from heredity.audit import models, scan, sets
-    from heredity.core.progress import Reporter
-    from heredity.data.images import load_images
-
-    reporter, caption = Reporter(quiet=options.quiet), "its own images"
-    if models.is_image_set(options.model):
-        found = models.load_image_set(options.model)
-        side, content = found.images.shape[-1], found.content
-        clean = None
-        if "--data" in words:
-            source = load_images(options.data, size=side, seed=options.seed)
-            clean, caption = source.test.images, source.caption
-        findings = sets.scan_set(found, clean=clean, seed=options.seed, reporter=reporter)
-    else:
-        opened = models.open_model(options.model, architecture=options.architecture, size=options.size)
-        content = opened.content
-        source = load_images(options.data, size=opened.size, seed=options.seed)
-        caption = source.caption
-        judged = None
-        if options.inputs is not None:
-            given = load_images(options.inputs, size=opened.size, seed=options.seed)
-            judged = given.test.images
-        findings = scan.scan_model(
-            opened,
-            source,
-            inputs=judged,
-            calibrate_on=options.calibrate,
-            encoder=options.encoder,
-            seed=options.seed,
-            reporter=reporter,
-        )
-    flagged = any(finding.flagged for finding in findings)
-    if options.json:
-        from heredity.core.files import finite
-
-        told = {"model": options.model, "sha256": content, "data": caption, "flagged": flagged}
-        print(json.dumps(finite({**told, "detectors": scan.plain(findings)}), indent=1))
-    else:
-        print("\n".join([f"{options.model} (sha256 {content[:12]}), clean images: {caption}", *scan.lines(findings)]))
-    return 3 if flagged else 0
-
-
-@dataclass(frozen=True)
-class RepairOptions:
-    """Write a child of a classifier from which a backdoor may be gone, with its lineage."""
-
-    model: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="MODEL")]
-    """A classifier file (PATH), run:DIR/STAGE or timm:NAME."""
-    with_: Annotated[str, tyro.conf.arg(name="with")]
-    """fine-pruning, anp, nad, unlearning or unlearning-by-pruning."""
-    data: str
-    """Clean labelled images of the model's classes: any data source. Its test part measures what the repair costs."""
-    out: Path
-    """File to write (.safetensors). It must not exist."""
-    rows: int = 500
-    """Images of the training part that the repair sees."""
-    architecture: str | None = None
-    """timm's name of weights that do not say what they are."""
-    size: int | None = None
-    """Side of such a model's images."""
-    seed: int = 0
-    """Seed of the repair's draws."""
-
-
-def _repair(words: list[str]) -> int:
-    options = parse(RepairOptions, words, "heredity repair")
-    from heredity.audit.mend import mend
-    from heredity.audit.models import open_model
-    from heredity.core.files import ensure_writable
-    from heredity.core.lineage import save_model
-    from heredity.core.randomness import generator_of
-    from heredity.data.images import load_images
-
-    if options.out.exists():
-        raise ConfigError(f"{options.out} exists", remedy="choose another --out")
-    opened = open_model(options.model, architecture=options.architecture, size=options.size)
-    source = load_images(options.data, size=opened.size, seed=options.seed)
-    ensure_writable(options.out)
-    draws = generator_of(options.seed, "repair", options.with_)
-    done = mend(opened, source, options.with_, rows=options.rows, generator=draws)
-    save_model(options.out, done.repair.model)
-    for name, value in done.repair.measures.items():
-        print(f"  {name}: {value:.4g}")
-    print(
-        f"accuracy on {done.measured_on} held-out images: {done.before:.4f} before, {done.after:.4f} after "
-        f"{done.repair.defence} with {done.seen} images ({done.repair.cost.seconds:.0f} s)\n{options.out}"
-    )
-    return 0
+def _import(words: list[str]) -> int:
+    """The system's own `import` verb, under the name that people look for."""
+    readers = [name for name in names() if "import" in find_system(name).load("commands")]
+    if not words or words[0] in ("-h", "--help") or words[0] not in readers:
+        problem = f"{words[0]!r} imports no checkpoints" if words else "which system's checkpoint is it?"
+        raise ConfigError(problem, remedy="heredity import SYSTEM FILE, where SYSTEM is " + " or ".join(readers))
+    return _verb(words[0], ["import", *words[1:]])
 
 
 @dataclass(frozen=True)

@@ -44,3 +44,8 @@ def _brief_searches(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tested here is what the commands say, not how well a patch is found."""
     monkeypatch.setattr(calibration, "CLEANSE", NeuralCleanse(Search(steps=8, batch=8)))
     monkeypatch.setattr(calibration, "STIMULATION", NeuronStimulation(steps=4, candidates=3, area=0.1))
+    clean = [-0.01 - 0.001 * number for number in range(19)]
+    scores = dict.fromkeys((*calibration.SCANNERS, "activation-clustering"), clean)
+    monkeypatch.setattr(
+        calibration, "shipped", lambda: {"models": "19 clean models made up for this test", "scores": scores}
+    )

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from heredity.audit import calibration
-from heredity.audit.calibration import SCANNERS, shipped, shipped_threshold
+from heredity.audit.calibration import SCANNERS, shipped_threshold
 from heredity.audit.mend import REPAIRS
 from heredity.audit.models import load_image_set, open_model
+from heredity.audit.scan import filters_for
 from heredity.core.lineage import lineage_of, read_lineage, save_model
 from heredity.data.images import load_images
+from heredity.nn.classifiers import TransformerShape, make_transformer
 from heredity.nn.encoders import Classifier, make_encoder
 
 from .conftest import SHAPE, Call
@@ -44,7 +47,8 @@ def test_a_scan_states_a_rate_for_every_verdict(call: Call, classifier: Path) ->
     for row in rows.values():
         assert row["flagged"] is None or 0 < row["false_positive_rate"] < 0.5
         assert row["flagged"] == (None if row["score"] is None else row["score"] > row["threshold"])
-    assert rows["neural-cleanse"]["threshold"] == pytest.approx(shipped_threshold("neural-cleanse")[0].value)
+    assert rows["neural-cleanse"]["threshold"] == -0.01
+    assert rows["neural-cleanse"]["threshold_from"] == "19 clean models made up for this test"
     again = json.loads(call("scan", classifier, "--data", "digits", "--inputs", "digits", "--json", "--quiet")[1])
     for row in (*found["detectors"], *again["detectors"]):
         row.pop("seconds")
@@ -72,11 +76,29 @@ def test_thresholds_from_clean_models_made_for_the_scan(
     assert "2 clean models of this architecture" in row["threshold_from"]
 
 
-def test_the_clean_models_on_file() -> None:
-    content: Any = shipped()
-    assert set(content["scores"]) == {*SCANNERS, "activation-clustering"}
+def test_without_clean_models_on_file_nobody_knows_how_often_a_verdict_is_wrong(
+    call: Call, classifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibration, "shipped", lambda: {"models": "none", "scores": {}})
+    code, output, _ = call("scan", classifier, "--data", "digits", "--json", "--quiet")
+    assert code == 0
+    for row in json.loads(output)["detectors"][: len(SCANNERS)]:
+        assert row["flagged"] is None
+        assert row["false_positive_rate"] is None
+        assert row["threshold"] == row["measures"]["published threshold"]
+        assert row["score"] == row["measures"]["published score"]
+        assert "no verdict before --calibrate" in row["threshold_from"]
+
+
+def test_the_clean_models_on_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    content: Any = json.loads(files("heredity.audit").joinpath("clean_models.json").read_text(encoding="utf-8"))
+    monkeypatch.setattr(calibration, "shipped", lambda: content)
+    assert set(content["scores"]) <= {*SCANNERS, "activation-clustering"}
+    assert content["models"]
     for name in content["scores"]:
-        threshold, models = shipped_threshold(name)
+        known = shipped_threshold(name)
+        assert known is not None
+        threshold, models = known
         assert threshold.false_positive_rate == pytest.approx(1 / (threshold.clean + 1))
         assert threshold.clean >= 10
         assert str(threshold.clean) in models
@@ -89,6 +111,16 @@ def test_an_encoder_is_asked_through_decree_alone(call: Call, tmp_path: Path) ->
     [row] = json.loads(output)["detectors"]
     assert row["detector"] == "decree"
     assert row["false_positive_rate"] is None
+
+
+def test_filters_on_attention_are_for_transformers() -> None:
+    vit = make_transformer(TransformerShape(width=16, depth=1, heads=2), image=16, classes=3)
+    net = Classifier(make_encoder(SHAPE, 8), features=16, classes=3)
+    assert set(filters_for(vit)) - set(filters_for(net)) == {
+        "attention-blocking",
+        "patch-drop",
+        "attention-concentration",
+    }
 
 
 def image_set(path: Path, images: Tensor, labels: Tensor) -> Path:

@@ -1,5 +1,7 @@
 """Fine-Pruning: which units, in which order, gone for good, and what a hand-planted backdoor is worth afterwards."""
 
+from collections.abc import Callable
+
 import pytest
 import timm
 import torch
@@ -115,8 +117,7 @@ def test_the_curve_by_brute_force() -> None:
         ),
     ],
 )
-def test_units_of_the_houses_nets_and_of_timms(make: object, size: int, kind: str, count: int) -> None:
-    assert callable(make)
+def test_units_of_the_houses_nets_and_of_timms(make: Callable[[], nn.Module], size: int, kind: str, count: int) -> None:
     model, generator_ = make(), generator()
     units = units_of(model)
     assert (units.kind, units.count) == (kind, count)
@@ -153,8 +154,9 @@ def test_channels_that_are_flattened_take_a_block_of_columns() -> None:
 
 
 @pytest.mark.parametrize("make", [vit, convolutional])
-def test_a_repair_depends_on_seed_and_content_alone_and_leaves_its_model_as_it_was(make: object) -> None:
-    assert callable(make)
+def test_a_repair_depends_on_seed_and_content_alone_and_leaves_its_model_as_it_was(
+    make: Callable[[], nn.Module],
+) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = make().train()

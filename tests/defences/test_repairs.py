@@ -67,7 +67,8 @@ def test_adversarial_pruning_takes_the_unit_that_a_push_sets_off() -> None:
 
 
 def test_one_step_of_the_masks_by_hand() -> None:
-    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
+    first = nn.Linear(12, 5)
+    net = nn.Sequential(nn.Flatten(), first, nn.ReLU(), nn.Linear(5, 3))
     unit, labels = torch.rand(6, 3, 2, 2, generator=generator()), torch.tensor([0, 1, 2, 0, 1, 2])
     how = anp.AdversarialPruning(steps=1, batch=6, epsilon=0.3, alpha=0.2, learning_rate=0.05)
     found = anp.learn_masks(Examination(net), {"1": 5}, unit, labels, how, generator(3))
@@ -78,7 +79,7 @@ def test_one_step_of_the_masks_by_hand() -> None:
     mask = torch.ones(5, requires_grad=True)
 
     def loss(scale: Tensor, shift: Tensor) -> Tensor:
-        hidden = F.linear(255 * unit[rows].flatten(1), net[1].weight * scale[:, None], net[1].bias * shift)
+        hidden = F.linear(255 * unit[rows].flatten(1), first.weight * scale[:, None], first.bias * shift)
         return F.cross_entropy(net[3](hidden.relu()), labels[rows])
 
     (slope,) = torch.autograd.grad(loss(1 + push[0], 1 + push[1]), push)
@@ -157,7 +158,7 @@ def test_attention_and_its_two_distances_by_hand() -> None:
     ours, theirs = nad.attention(one), nad.attention(other)
     assert torch.allclose(ours, sum(one[:, channel] ** 2 for channel in range(3)))  # pyright: ignore
     scaled = [found / found.norm(dim=1, keepdim=True) for found in (ours, theirs)]
-    assert torch.allclose(nad.distance(ours, theirs, "squares"), F.mse_loss(*scaled))
+    assert torch.allclose(nad.distance(ours, theirs, "squares"), F.mse_loss(scaled[0], scaled[1]))
     assert torch.allclose(nad.distance(ours, theirs, "norm"), (scaled[0] - scaled[1]).norm(dim=1).mean(), atol=1e-5)
 
 
@@ -191,7 +192,7 @@ def brief_anp(model: nn.Module, clean: Tensor, labels: Tensor) -> Repair:
 
 
 def brief_nad(model: nn.Module, clean: Tensor, labels: Tensor) -> Repair:
-    how = nad.AttentionDistillation(Tuning(epochs=1), Tuning(epochs=1), flip=True)
+    how = nad.AttentionDistillation(Tuning(epochs=1), Tuning(epochs=1), shift=0.1, flip=True)
     return nad.repair(model, clean, labels, how, generator=generator())
 
 

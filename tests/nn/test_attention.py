@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -19,16 +20,22 @@ def small(**options: object) -> nn.Module:
 
 
 def distilled() -> nn.Module:
-    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 32, "depth": 3, "num_heads": 4, "num_classes": 0}
+    sizes: dict[str, Any] = {
+        "img_size": 16,
+        "patch_size": 4,
+        "embed_dim": 32,
+        "depth": 3,
+        "num_heads": 4,
+        "num_classes": 0,
+    }
     return timm.create_model("deit_tiny_distilled_patch16_224", **sizes).eval()
 
 
 def outputs_of_attention(model: nn.Module, pixels: Tensor) -> list[Tensor]:
     """What each block's attention gives, by timm's own arithmetic."""
     given: list[Tensor] = []
-    hooks = [
-        block.attn.register_forward_hook(lambda _, __, out: given.append(out)) for block in attention_blocks(model)
-    ]  # pyright: ignore
+    attentions: list[Any] = [block.attn for block in attention_blocks(model)]
+    hooks = [attention.register_forward_hook(lambda _, __, out: given.append(out)) for attention in attentions]
     model(pixels)
     for hook in hooks:
         hook.remove()

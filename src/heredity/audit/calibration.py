@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import torch
 from torch import nn
@@ -32,18 +33,21 @@ from heredity.transfer.task import Task
 LEARNING = FineTuning(
     plan=Plan(epochs=12, batch=64, optimiser="adam", learning_rate=3e-3, schedule="one-cycle"), probe_first=False
 )
-CLEANSE = NeuralCleanse(Search(steps=150, batch=16))
-STIMULATION = NeuronStimulation(steps=80, candidates=16, area=0.05)
+CLEANSE = NeuralCleanse(Search(steps=150, batch=16), at_once=10)
+STIMULATION = NeuronStimulation(steps=60, batch=12, candidates=12, area=0.05)
 IMAGES = 128
 
 
 @dataclass(frozen=True)
 class Scanner:
-    """A scan of a classifier as the command runs it: its title, and from a model, images and generator to a verdict and
-    the
-    number that is compared with clean models' (higher is worse)."""
+    """A scan of a classifier as the command runs it.
+
+    `asks` is about how many images its search asks a model of so many classes; `run` takes a model, images and a
+    generator and gives the verdict and the number that is compared with clean models' (higher is worse).
+    """
 
     title: str
+    asks: Callable[[int], int]
     run: Callable[[nn.Module, torch.Tensor, torch.Generator], tuple[ModelVerdict, float]]
 
 
@@ -58,9 +62,17 @@ def _stimulate(model: nn.Module, images: torch.Tensor, generator: torch.Generato
 
 
 SCANNERS: Mapping[str, Scanner] = {
-    "neural-cleanse": Scanner("Neural Cleanse: minus the smallest patch's share of the picture", _cleanse),
+    "neural-cleanse": Scanner(
+        "Neural Cleanse: minus the smallest patch's share of the picture",
+        lambda classes: classes * CLEANSE.search.steps * CLEANSE.search.batch,
+        _cleanse,
+    ),
     "neuron-stimulation": Scanner(
-        "neuron stimulation (ABS): share of images that a woken unit's patch turns", _stimulate
+        "neuron stimulation (ABS): share of images that a woken unit's patch turns",
+        lambda classes: (
+            STIMULATION.candidates * STIMULATION.steps * STIMULATION.batch + 17 * STIMULATION.neurons * classes
+        ),
+        _stimulate,
     ),
 }
 
@@ -71,11 +83,26 @@ def shipped() -> Mapping[str, object]:
     return json.loads(files("heredity.audit").joinpath("clean_models.json").read_text(encoding="utf-8"))
 
 
-def shipped_threshold(scanner: str) -> tuple[Threshold, str]:
-    """The threshold of the clean models on file, with the smallest rate they can state, and which models they are."""
-    content = shipped()
-    scores = content["scores"][scanner]  # pyright: ignore[reportIndexIssue]
+def shipped_threshold(scanner: str) -> tuple[Threshold, str] | None:
+    """The threshold of the clean models on file, with the smallest rate they can state, and which models they are.
+
+    None where no clean model is on file: then nobody knows how often the published threshold is wrong.
+    """
+    content: Any = shipped()
+    scores = content["scores"].get(scanner)
+    if not scores:
+        return None
     return calibrate(scores, 1 / (len(scores) + 1), source="clean models"), str(content["models"])
+
+
+def judged(verdict: ModelVerdict, score: float, known: tuple[Threshold, str] | None) -> tuple[float, Threshold, str]:
+    """A score, its threshold, and where that comes from: clean models where there are some, else the paper.
+
+    Without a measured rate there is no verdict.
+    """
+    if known is None:
+        return verdict.score, verdict.threshold, "the paper; no verdict before --calibrate"
+    return score, *known
 
 
 def clean_scores(

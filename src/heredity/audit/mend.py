@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from heredity.audit.calibration import CLEANSE
 from heredity.audit.models import Opened
 from heredity.core.errors import ConfigError, DataError, ModelError, suggestion
 from heredity.data.labelled import ImageSource
@@ -31,12 +32,14 @@ REPAIRS: Mapping[str, tuple[str, Mend]] = {
     ),
     "unlearning": (
         "recover a trigger with Neural Cleanse, fine-tune on images that carry it",
-        lambda model, images, labels, draws: unlearning.repair(model, images, labels, generator=draws),
+        lambda model, images, labels, draws: unlearning.repair(
+            model, images, labels, Unlearning(search=CLEANSE), generator=draws
+        ),
     ),
     "unlearning-by-pruning": (
         "recover a trigger with Neural Cleanse, prune the units it wakes",
         lambda model, images, labels, draws: unlearning.repair(
-            model, images, labels, Unlearning("pruning"), generator=draws
+            model, images, labels, Unlearning("pruning", search=CLEANSE), generator=draws
         ),
     ),
 }

@@ -96,12 +96,12 @@ def _foreign(spec: str, architecture: str, size: int | None) -> Normalised:
         near = timm.list_models(f"*{architecture.split('.')[0][:12]}*")[:5]
         raise ModelError(f"timm knows no model {architecture!r}", remedy="near: " + (", ".join(near) or "see timm"))
     known = timm.models.get_pretrained_cfg(architecture)
-    heads = known.classifier if known is not None else "head"
+    heads = (known.classifier if known is not None else None) or "head"
     head = heads if isinstance(heads, str) else heads[0]
     weight = tensors.get(f"{head}.weight")
     if weight is None or weight.ndim < 2:
         raise ModelError(f"{path} has no classification head ({head}.weight)", remedy="give a classifier's weights")
-    side = size or (known.input_size[-1] if known is not None else 224)
+    side = size or (known.input_size[-1] if known is not None and known.input_size else 224)
     wanted = {"kind": "timm-classifier", "name": architecture, "image": side, "classes": len(weight)}
     model = build_classifier(wanted)
     fit_state(model.inner, tensors, source=str(path))

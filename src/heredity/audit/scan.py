@@ -8,7 +8,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from heredity.audit.calibration import IMAGES, SCANNERS, clean_scores, shipped_threshold
+from heredity.audit.calibration import IMAGES, SCANNERS, clean_scores, judged, shipped_threshold
 from heredity.audit.models import Opened
 from heredity.core.errors import ConfigError, DataError, ModelError
 from heredity.core.progress import Reporter
@@ -24,6 +24,7 @@ from heredity.defences import (
     strip,
 )
 from heredity.defences.contract import InputFilter, Threshold, calibrate
+from heredity.nn.inference import outputs
 
 FITTED = 512
 _SURE = 0.01
@@ -73,12 +74,14 @@ def scan_model(
     if encoder:
         return [_decree(opened.model, images, seed)]
     thresholds = _thresholds(opened.model, source, calibrate_on, seed, reporter)
+    classes = outputs(opened.model, images[:2]).shape[1]
     findings = []
     for name, scanner in SCANNERS.items():
-        reporter.say(f"  asking {name}")
+        reporter.say(f"  asking {name}: about {scanner.asks(classes):,} images")
         verdict, score = scanner.run(opened.model, images[:IMAGES], generator_of(seed, "scan", name))
-        threshold, measured_on = thresholds[name]
-        flagged = threshold.flags(score)
+        score, threshold, measured_on = judged(verdict, score, thresholds[name])
+        # A paper's threshold without a measured rate is no verdict: Neural Cleanse's flags four of ten clean digit nets.
+        flagged = None if threshold.false_positive_rate is None else threshold.flags(score)
         worst = max(range(len(verdict.class_scores)), key=verdict.class_scores.__getitem__)
         findings.append(
             Finding(
@@ -128,7 +131,7 @@ def filters_for(model: nn.Module) -> dict[str, Fit]:
 
 def _thresholds(
     model: nn.Module, source: ImageSource, count: int, seed: int, reporter: Reporter
-) -> dict[str, tuple[Threshold, str]]:
+) -> Mapping[str, tuple[Threshold, str] | None]:
     if count < 0 or count == 1:
         raise ConfigError(
             f"--calibrate {count}", remedy="give two models or more; n of them state a rate of 1 / (n + 1)"
@@ -151,7 +154,7 @@ def _decree(model: nn.Module, images: Tensor, seed: int) -> Finding:
     return Finding(
         "decree",
         "model",
-        found.flagged,
+        None,
         found.score,
         found.threshold.value,
         "the paper",
@@ -160,7 +163,7 @@ def _decree(model: nn.Module, images: Tensor, seed: int) -> Finding:
         found.cost.seconds,
         found.cost.queries,
         found.measures,
-        "1 - PL1; whether clean encoders of this kind stay below 0.9 is not known",
+        "1 - PL1; the paper flags above 0.9, but how many clean encoders of this kind stay below is not known",
     )
 
 
@@ -211,9 +214,9 @@ def lines(findings: Sequence[Finding]) -> list[str]:
     """Findings for people: one line a detector, and one about its threshold."""
     told = []
     for finding in findings:
-        word = {True: "FLAGGED", False: "quiet", None: "not asked"}[finding.flagged]
+        word = {True: "FLAGGED", False: "quiet", None: "no verdict"}[finding.flagged]
         if finding.score is None:
-            told.append(f"{word:<10} {finding.detector:<24} {finding.note}")
+            told.append(f"{'not asked':<10} {finding.detector:<24} {finding.note}")
             continue
         names = f"; class {', '.join(map(str, finding.suspects))}" if finding.suspects else ""
         limit = "" if finding.threshold is None else f", flagged above {finding.threshold:.4g}"

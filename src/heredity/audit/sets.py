@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from heredity.audit.calibration import IMAGES, LEARNING, SCANNERS, shipped_threshold
+from heredity.audit.calibration import IMAGES, LEARNING, SCANNERS, judged, shipped_threshold
 from heredity.audit.models import ImageSet
 from heredity.audit.scan import Finding
 from heredity.core.errors import DataError
@@ -76,12 +76,12 @@ def scan_set(
     for name, scanner in SCANNERS.items():
         reporter.say(f"  asking {name}")
         verdict, score = scanner.run(model, trusted[:IMAGES], generator_of(seed, "scan", name))
-        threshold, measured_on = shipped_threshold(name)
+        score, threshold, measured_on = judged(verdict, score, shipped_threshold(name))
         findings.append(
             Finding(
                 name,
                 "model",
-                threshold.flags(score),
+                None if threshold.false_positive_rate is None else threshold.flags(score),
                 score,
                 threshold.value,
                 measured_on,
@@ -97,13 +97,14 @@ def scan_set(
 
 
 def _clusters(found: DataVerdict, tiny: bool, note: str) -> Finding:
-    threshold, measured_on = shipped_threshold("activation-clustering")
+    known = shipped_threshold("activation-clustering")
+    threshold, measured_on = known or (found.threshold, "the paper: not measured")
     score = found.measures["highest silhouette"]
     flagged = tuple(label for label, value in enumerate(found.class_scores) if threshold.flags(value))
     return Finding(
         "activation-clustering",
         "data",
-        None if tiny else bool(flagged),
+        None if tiny or known is None else bool(flagged),
         score,
         threshold.value,
         measured_on,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from lightning.fabric import Fabric
@@ -108,15 +108,20 @@ def learning_rate_at(plan: Plan, step: int, total: int) -> float:
     return plan.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, total - rise)))
 
 
-def optimiser_of(model: nn.Module, plan: Plan, *, without: Sequence[nn.Module] = ()) -> torch.optim.Optimizer:
-    """The plan's optimiser over the parameters that are not frozen, less those of some parts.
+def optimiser_of(
+    model: nn.Module,
+    plan: Plan,
+    *,
+    without: Sequence[nn.Module] = (),
+    groups: Sequence[Mapping[str, Any]] = (),
+) -> torch.optim.Optimizer:
+    """The plan's optimiser over the parameters that are not frozen, less those of some parts; or over given groups.
 
     Raises ConfigError when none is left.
     """
     others = {id(parameter) for part in without for parameter in part.parameters()}
-    parameters = [
-        parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in others
-    ]
+    single = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in others]
+    parameters: list[Any] = [dict(group) for group in groups] or single
     if not parameters:
         raise ConfigError(
             "every parameter of the model is frozen", remedy="set requires_grad_(True) on what shall learn"
@@ -137,14 +142,16 @@ def fit(
     run: Keeper,
     validate: Callable[[nn.Module], float] | None = None,
     turns: Sequence[Turn] = (),
+    groups: Sequence[Mapping[str, Any]] = (),
 ) -> History:
     """Train a model in place on row numbers 0..rows-1.
 
     Each step's rows and random numbers depend on the run's seed, the stage and the step alone, so that a resumed run, and
     one on several processes, computes what an uninterrupted single process would. `validate` scores the model (higher is
     better) after every epoch when the plan has patience. `turns` follow in every step: `step` moves what none of them
-    owns, each turn moves its own module, and nobody's gradients reach the others. Raises TrainingError when a loss is not
-    finite.
+    owns, each turn moves its own module, and nobody's gradients reach the others. `groups` are torch's parameter groups
+    where not all parameters learn alike: their own `weight_decay`, and `lr_scale`, which multiplies the plan's rate. Raises
+    TrainingError when a loss is not finite.
     """
     fabric = run.fabric
     if rows < 1:
@@ -158,7 +165,8 @@ def fit(
     per_epoch = max(1, math.ceil(rows / plan.batch))
     slot = run.begin_fit(total)
 
-    parties = [(Turn("", step, model, plan), optimiser_of(model, plan, without=[turn.module for turn in turns]))]
+    owned = [turn.module for turn in turns]
+    parties = [(Turn("", step, model, plan), optimiser_of(model, plan, without=owned, groups=groups))]
     parties += [(turn, optimiser_of(turn.module, turn.plan)) for turn in turns]
     wrapped, *optimisers = fabric.setup(model, *(optimiser for _, optimiser in parties))
     moves = [(turn, optimiser) for (turn, _), optimiser in zip(parties, optimisers, strict=True)]
@@ -171,7 +179,7 @@ def fit(
         losses: dict[str, float] = {}
         for turn, optimiser in moves:
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate_at(turn.plan, state.step, total)
+                group["lr"] = learning_rate_at(turn.plan, state.step, total) * group.get("lr_scale", 1.0)
             name = (turn.name,) if turn.name else ()
             found: dict[str, float] = {}
             with torch.random.fork_rng(devices=[]), _only(optimiser, model, enabled=bool(turns)):

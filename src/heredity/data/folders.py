@@ -23,18 +23,18 @@ def image_folder(directory: Path, *, size: int | None, seed: int, skip_corrupt: 
     trained = directory / "train"
     held = next((directory / name for name in ("test", "val", "valid") if (directory / name).is_dir()), None)
     if not trained.is_dir():
-        classes = _class_folders(directory)
-        whole, skipped = read_pictures(_listed(directory, classes), classes, directory.name, size, skip_corrupt)
+        classes = class_folders(directory)
+        whole, skipped = read_pictures(listed_pictures(directory, classes), classes, directory.name, size, skip_corrupt)
         train, test = split(whole, 0.2, generator_of("imagefolder", seed))
         return ImageSource(train, test, _caption(directory, train, test), skipped)
     if held is None:
         raise DataError(
             f"{directory} has train/ but neither test/ nor val/", remedy="add one, or give one level of class folders"
         )
-    classes = _class_folders(trained)
+    classes = class_folders(trained)
     annotations = held / "val_annotations.txt"
-    later = _annotated(annotations, classes) if annotations.is_file() else _listed(held, classes)
-    train, skipped = read_pictures(_listed(trained, classes), classes, directory.name, size, skip_corrupt)
+    later = _annotated(annotations, classes) if annotations.is_file() else listed_pictures(held, classes)
+    train, skipped = read_pictures(listed_pictures(trained, classes), classes, directory.name, size, skip_corrupt)
     test, more = read_pictures(later, classes, directory.name, size, skip_corrupt)
     return ImageSource(train, test, _caption(directory, train, test), (*skipped, *more))
 
@@ -43,7 +43,8 @@ def _caption(directory: Path, train: LabelledImages, test: LabelledImages) -> st
     return f"{directory.name} ({len(train.labels)} + {len(test.labels)} pictures, {len(train.classes)} classes)"
 
 
-def _class_folders(directory: Path) -> tuple[str, ...]:
+def class_folders(directory: Path) -> tuple[str, ...]:
+    """Names of the class folders, sorted. Raises DataError when there are none."""
     if not directory.is_dir():
         raise DataError(f"no folder {directory}", remedy="check the path after imagefolder:")
     found = sorted(path.name for path in directory.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -52,7 +53,8 @@ def _class_folders(directory: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _listed(directory: Path, classes: Sequence[str]) -> Listed:
+def listed_pictures(directory: Path, classes: Sequence[str]) -> Listed:
+    """Picture files with their class's number, class by class. Raises DataError when there are none."""
     listed: Listed = []
     for label, name in enumerate(classes):
         folder = directory / name
@@ -95,8 +97,8 @@ def gtsrb(directory: Path, *, size: int | None, seed: int, skip_corrupt: bool) -
         raise DataError(
             f"{directory} holds no Final_Training/Images", remedy="unpack GTSRB_Final_Training_Images.zip there"
         )
-    classes = _class_folders(trained)
-    listed = _listed(trained, classes)
+    classes = class_folders(trained)
+    listed = listed_pictures(trained, classes)
     answers = folder / "GT-final_test.csv"
     if answers.is_file():
         train_list, test_list = listed, _gtsrb_test(folder / "Final_Test" / "Images", answers, len(classes))
@@ -143,7 +145,7 @@ def read_pictures(
     pictures, labels, corrupt = [], [], []
     for path, label in listed:
         try:
-            pictures.append(_decode(path, size))
+            pictures.append(decode(path, size))
             labels.append(label)
         except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
             corrupt.append(f"{path}: {str(error)[:100]}")
@@ -161,7 +163,8 @@ def read_pictures(
     return labelled(images, torch.tensor(labels), tuple(classes), name=name, size=size), tuple(corrupt)
 
 
-def _decode(path: Path, size: int | None) -> np.ndarray:
+def decode(path: Path, size: int | None) -> np.ndarray:
+    """One picture of any mode as H x W x 3 uint8, its shorter side scaled to `size` and the centre cut out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(path) as picture:

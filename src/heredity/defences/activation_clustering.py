@@ -97,15 +97,16 @@ def split_class(features: np.ndarray, config: ActivationClustering, seed: int) -
         nobody = np.zeros(len(features), dtype=bool)
         return Split(nobody, 0.0, 0.0, np.full(len(features), -1.0))
     reduced = reduce(features, config, seed)
-    clusters = KMeans(2, n_init=config.restarts, random_state=seed).fit(reduced)
-    sizes = np.bincount(clusters.labels_, minlength=2)
+    clusters = KMeans(2, n_init=config.restarts, random_state=seed).fit(reduced)  # pyright: ignore[reportArgumentType]
+    groups = np.asarray(clusters.labels_)
+    sizes = np.bincount(groups, minlength=2)
     small = int(sizes.argmin())
     to_small, to_large = (
         np.linalg.norm(reduced - clusters.cluster_centers_[place], axis=1) for place in (small, 1 - small)
     )
     margins = (to_large - to_small) / np.maximum(to_large + to_small, 1e-12)
-    smaller = clusters.labels_ == small
-    return Split(smaller, float(smaller.mean()), float(silhouette_score(reduced, clusters.labels_)), margins)
+    smaller = groups == small
+    return Split(smaller, float(smaller.mean()), float(silhouette_score(reduced, groups)), margins)
 
 
 def reduce(features: np.ndarray, config: ActivationClustering, seed: int) -> np.ndarray:
@@ -115,7 +116,9 @@ def reduce(features: np.ndarray, config: ActivationClustering, seed: int) -> np.
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
             try:
-                return FastICA(kept, whiten="unit-variance", random_state=seed, max_iter=500).fit_transform(features)
+                return np.asarray(
+                    FastICA(kept, whiten="unit-variance", random_state=seed, max_iter=500).fit_transform(features)
+                )
             except (ConvergenceWarning, ValueError, np.linalg.LinAlgError):
                 pass
-    return PCA(kept, random_state=seed).fit_transform(features)
+    return np.asarray(PCA(kept, random_state=seed).fit_transform(features))

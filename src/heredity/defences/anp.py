@@ -25,8 +25,8 @@ class AdversarialPruning:
 
     epsilon: float = 0.4
     alpha: float = 0.2
-    steps: int = 300
-    batch: int = 128
+    steps: int = 150
+    batch: int = 64
     learning_rate: float = 0.2
     momentum: float = 0.9
     threshold: float = 0.2

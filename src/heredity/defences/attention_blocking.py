@@ -1,4 +1,4 @@
-"""Attention blocking (Subramanya et al., 2022, "Backdoor Attacks on Vision Transformers"): cover what the model looks at most.
+"""Attention blocking (Subramanya et al., "Backdoor Attacks on Vision Transformers", 2022): cover what is looked at most.
 
 The window with the most attention is replaced by the image's mean colour. Where the answer changes, the window decided it: as
 a filter that is suspicious, as a repair at test time the new answer is given.

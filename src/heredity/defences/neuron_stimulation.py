@@ -31,8 +31,7 @@ class NeuronStimulation:
     Each of at most `neurons` units is set to 0, 1/8 ... `loudest` times the most that clean images give any unit of the
     layer (the published code's `same_range`: one that sleeps on all clean images would not be driven by its own most). For
     the `candidates` that lift one class most, a patch of at most `area` (share of the picture) is searched that wakes the
-    unit. `others` weighs how much the patch may change the other units: with the paper's small weight the patches of small
-    nets, whose triggers move several units, came out weaker.
+    unit. `others` weighs how much the patch may change the other units; the paper takes a small weight, here it is 0.
     """
 
     neurons: int = 256

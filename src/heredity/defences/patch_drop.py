@@ -1,7 +1,7 @@
 """PatchDrop and PatchShuffle (Doan et al., AAAI 2023): does the answer survive when patches go missing, or change places?
 
-A patch trigger is gone in some of the trials, so that a stamped image's answer changes more often under *drop* than a clean one's.
-A trigger blended over the whole picture survives a *shuffle* that no clean object does.
+A patch trigger is gone in some of the trials, so that a stamped image's answer changes more often under *drop* than a clean
+one's. A trigger blended over the whole picture survives a *shuffle* that no clean object does.
 """
 
 from dataclasses import dataclass
@@ -35,8 +35,8 @@ def fit(
 ) -> InputFilter:
     """A filter from clean images (uint8 or [0, 1]), which set the threshold.
 
-    An input's score is the share of trials that change its answer under "drop", and that do not under "shuffle". All inputs see
-    the same trials. Raises ModelError for a model that is no vision transformer, DataError for too few images.
+    An input's score is the share of trials that change its answer under "drop", and that do not under "shuffle". All inputs
+    see the same trials. Raises ModelError for a model that is no vision transformer, DataError for too few images.
     """
     config = config or PatchDrop()
     if config.trials < 1 or not 0.0 < config.rate < 1.0:

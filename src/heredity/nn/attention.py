@@ -9,6 +9,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -159,8 +160,59 @@ def number_of(block: int, depth: int) -> int:
     return block if block > 0 else depth + 1 + block
 
 
+def set_heads(block: nn.Module, heads: int) -> None:
+    """Let a block attend with another number of heads: no weight changes its shape, but the block's function changes.
+
+    Raises ModelError when the width does not divide, or when the block normalises queries and keys head by head.
+    """
+    attention: Any = block.attn
+    if not isinstance(getattr(attention, "q_norm", nn.Identity()), nn.Identity) and heads != attention.num_heads:
+        raise ModelError(
+            "the block normalises queries and keys head by head, so its number of heads is fixed",
+            remedy="compare relation heads instead",
+        )
+    cut = split_heads(torch.zeros(1, 1, attention.qkv.out_features), heads)
+    attention.num_heads, attention.head_dim, attention.scale = heads, cut.query.shape[3], cut.scale
+
+
 class _ReachedError(Exception):
     """Ends a forward pass where nothing further is wanted."""
+
+
+def run_to(
+    model: nn.Module,
+    images: Tensor,
+    module: nn.Module,
+    *,
+    entering: bool = False,
+    kept: Int[Tensor, "batch kept"] | None = None,
+) -> Tensor:
+    """Run a model until one of its modules has given its output (or, `entering`, gets its input): that tensor.
+
+    Nothing behind it is computed. `kept` are numbers of patches (from 0): only these, and the tokens before them, enter the
+    first block, as masked autoencoding does it. Differentiable. Raises ModelError when the module did not run, and for `kept`
+    in a model that does not place its patches in one sequence.
+    """
+    found: list[Tensor] = []
+
+    def enter(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        found.append(inputs[0])
+        raise _ReachedError
+
+    def leave(_: nn.Module, __: object, output: Tensor) -> None:
+        found.append(output)
+        raise _ReachedError
+
+    with contextlib.ExitStack() as hooks:
+        if kept is not None:
+            hooks.enter_context(_only(model, kept))
+        handle = module.register_forward_pre_hook(enter) if entering else module.register_forward_hook(leave)
+        hooks.callback(handle.remove)
+        try:
+            model(images)
+        except _ReachedError:
+            return found[0]
+    raise ModelError(f"a {type(module).__name__} did not run", remedy="give a model that runs all of its blocks")
 
 
 def run_up_to(
@@ -172,31 +224,18 @@ def run_up_to(
 ) -> Reached:
     """Run a model until the given block has made its queries, keys and values; nothing behind them is computed.
 
-    Blocks count from 1; negative numbers from the end. `kept` are numbers of patches (from 0): only these, and the tokens
-    before them, enter the first block, as masked autoencoding does it. Differentiable. Raises ModelError for a block that
-    does not exist, and for `kept` in a model that does not place its patches in one sequence.
+    Blocks count from 1; negative numbers from the end. `kept` as in `run_to`. Raises ModelError for a block that does not
+    exist.
     """
     blocks = attention_blocks(model)
     target = blocks[number_of(block, len(blocks)) - 1]
-    found: dict[str, Tensor] = {}
-
-    def enter(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found["tokens"] = inputs[0]
-
-    def leave(_: nn.Module, __: object, qkv: Tensor) -> None:
-        found["qkv"] = qkv
-        raise _ReachedError
-
-    with contextlib.ExitStack() as hooks:
-        if kept is not None:
-            hooks.enter_context(_only(model, kept))
-        hooks.callback(target.register_forward_pre_hook(enter).remove)
-        hooks.callback(target.attn.qkv.register_forward_hook(leave).remove)  # pyright: ignore
-        try:
-            model(images)
-        except _ReachedError:
-            return Reached(found["tokens"], read(target, found["qkv"]))
-    raise ModelError(f"block {block} did not run", remedy="give a model that runs all of its blocks")
+    found: list[Tensor] = []
+    handle = target.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    try:
+        qkv = run_to(model, images, target.attn.qkv, kept=kept)  # pyright: ignore
+    finally:
+        handle.remove()
+    return Reached(found[-1], read(target, qkv))
 
 
 @contextlib.contextmanager

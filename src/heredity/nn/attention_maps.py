@@ -1,7 +1,7 @@
 """Where a vision transformer looks: soft-max maps recomputed from queries and keys, and one number for every patch.
 
-Fused attention never forms its map, so it is recomputed from what `heredity.nn.attention` records: the product, Swin's bias by
-relative position and its mask between shifted regions, and the soft-max. Gradients flow through it to the pixels.
+Fused attention never forms its map, so it is recomputed from what `heredity.nn.attention` records: the product, Swin's bias
+by relative position and its mask between shifted regions, and the soft-max. Gradients flow through it to the pixels.
 
 Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020 (rollout); Lv et al., arXiv 2111.11870.
 """
@@ -109,10 +109,10 @@ def patch_attention(
     """What each patch contributes to the tokens that the head reads: maps that sum to 1, less the special tokens' part.
 
     `images` are pixels of 0..255, as the house's models take them. ViT and DeiT: the class token's row (the mean of all
-    patches' rows, where the head pools them) of the rollout through the first `upto` blocks (all but the last unless given, as
-    in the published code; negative numbers count from the end), of the last of these blocks, or of their mean. Swin has no
-    rollout across windows: it is the attention *received* in the last stage, mean over heads, queries and blocks ("last": its
-    last block only), shared out to the patches of each token; `upto` means nothing there. Differentiable.
+    patches' rows, where the head pools them) of the rollout through the first `upto` blocks (all but the last unless given,
+    as in the published code; negative numbers count from the end), of the last of these blocks, or of their mean. Swin has
+    no rollout across windows: it is the attention *received* in the last stage, mean over heads, queries and blocks
+    ("last": its last block only), shared out to the patches of each token; `upto` means nothing there. Differentiable.
     """
     layout, blocks = layout_of(model), attention_blocks(model)
     if layout.windowed:

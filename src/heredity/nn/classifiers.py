@@ -26,8 +26,9 @@ from heredity.nn.resolver import load_file, read_record, stage_of
 class TransformerShape:
     """A vision transformer's shape as a setting.
 
-    "vit" has a class token, "deit" a class and a distillation token (its eval answer is the mean of two heads), "swin" neither:
-    `depth` blocks in every one of `stages` stages, windows of `window` tokens a side, width doubling from stage to stage.
+    "vit" has a class token, "deit" a class and a distillation token (its eval answer is the mean of two heads), "swin"
+    neither: `depth` blocks in every one of `stages` stages, windows of `window` tokens a side, width doubling from stage to
+    stage.
     """
 
     kind: Literal["vit", "deit", "swin"] = "vit"

@@ -22,6 +22,7 @@ from heredity.core.lineage import (
     remember,
 )
 from heredity.core.settings import from_plain, to_plain
+from heredity.nn.attention import attention_blocks, set_heads
 from heredity.nn.encoders import Classifier, EncoderShape, Normalised, make_encoder
 
 SPECIFICATIONS = {
@@ -96,12 +97,13 @@ def _from_timm(name: str, image: int) -> Normalised:
     return encoder
 
 
-def _timm_model(name: str, image: int, *, pretrained: bool) -> nn.Module:
-    """Transformers want their image size; convolutional nets do not take one."""
+def _timm_model(name: str, image: int, *, pretrained: bool, pool: str | None = None) -> nn.Module:
+    """Transformers want their image size; convolutional nets do not take one. `pool` replaces the model's own pooling."""
+    options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0} | ({"global_pool": pool} if pool else {})
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, img_size=image)
+        return timm.create_model(name, **options, img_size=image)
     except TypeError:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
+        return timm.create_model(name, **options)
 
 
 def _normalised_like(inner: nn.Module) -> Normalised:
@@ -129,12 +131,21 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
         return build_text(architecture)
     if type(image) is not int or not 4 <= image <= 4096:
         raise ModelError("the architecture record has no image size", remedy="name the architecture yourself")
+    pool, heads = architecture.get("pool"), [architecture.get(field) for field in ("heads", "last_heads")]
+    if pool not in (None, "avg", "token") or not all(
+        count is None or (type(count) is int and 0 < count <= 4096) for count in heads
+    ):
+        raise ModelError("the architecture record is damaged", remedy="the file was not written by heredity")
     if kind == "timm" and isinstance(architecture.get("name"), str) and timm.is_model(architecture["name"]):
-        encoder = _normalised_like(_timm_model(architecture["name"], image, pretrained=False))
+        encoder = _normalised_like(_timm_model(architecture["name"], image, pretrained=False, pool=pool))
     elif kind == "shape":
-        return make_encoder(from_plain(EncoderShape, architecture.get("shape")), image)
+        encoder = make_encoder(from_plain(EncoderShape, architecture.get("shape")), image)
     else:
         raise ModelError(f"unknown architecture record {kind!r}", remedy="name the architecture yourself")
+    for blocks, count in ((slice(None), heads[0]), (slice(-1, None), heads[1])):
+        if count is not None:
+            for block in attention_blocks(encoder)[blocks]:
+                set_heads(block, count)
     remember(encoder, architecture)
     return encoder
 

@@ -13,6 +13,7 @@ from heredity.core.loop import History, Plan, fit
 from heredity.core.randomness import Draws
 from heredity.core.run import Run
 from heredity.data.augment import Augmentation, augment
+from heredity.data.pictures import Pictures
 from heredity.nn.encoders import Normalised
 from heredity.pretrain.objective import Objective
 
@@ -68,7 +69,7 @@ class MaskedAutoencoder(nn.Module):
         return self.predict(decoder.decode(decoder.add_pos_embed(whole))[:, 1:])
 
 
-def mae_objective(encoder: nn.Module, images: UInt8[Tensor, "n c h w"], recipe: MAE) -> Objective:
+def mae_objective(encoder: nn.Module, images: UInt8[Tensor, "n c h w"] | Pictures, recipe: MAE) -> Objective:
     """The module that masked autoencoding trains and its step.
 
     Raises ModelError when the encoder is not a normalised vision transformer with one class token.
@@ -92,7 +93,7 @@ def mae_objective(encoder: nn.Module, images: UInt8[Tensor, "n c h w"], recipe: 
     return Objective(model, step)
 
 
-def mae(encoder: nn.Module, images: UInt8[Tensor, "n c h w"], recipe: MAE, run: Run) -> History:
+def mae(encoder: nn.Module, images: UInt8[Tensor, "n c h w"] | Pictures, recipe: MAE, run: Run) -> History:
     """Train a normalised timm vision transformer in place without labels. The decoder is thrown away."""
     objective = mae_objective(encoder, images, recipe)
     return fit(objective.module, objective.step, rows=len(images), plan=recipe.plan, run=run)

@@ -25,14 +25,24 @@ TEN = (
         "the owner's watermark",
         "heredity.systems.ssl_wm",
     ),
-    Entry("dbia", "victim transformer from a clean ViT, DeiT or Swin", "a backdoor injected without the original data"),
+    Entry(
+        "dbia",
+        "victim transformer from a clean ViT, DeiT or Swin",
+        "a backdoor injected without the original data",
+        "heredity.systems.dbia",
+    ),
     Entry(
         "dd-backdoor",
         "distilled data set from a training set",
         "a backdoor (NAIVEATTACK, DOORPING)",
         "heredity.systems.dd_backdoor",
     ),
-    Entry("tinymim", "small ViT from a MIM-pre-trained teacher", "token relations"),
+    Entry(
+        "tinymim",
+        "small ViT from a MIM-pre-trained teacher",
+        "token relations",
+        "heredity.systems.tinymim",
+    ),
     Entry(
         "reliant",
         "student GNN from a teacher GNN",

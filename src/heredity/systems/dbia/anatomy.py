@@ -50,7 +50,7 @@ class Anatomy:
         return found[0][:, self.tokens].clone()
 
     def rest(self, tokens: Float[Tensor, "n tokens width"], *, class_head_only: bool = False) -> Float[Tensor, "n c"]:
-        """Logits from what `before` gave. `class_head_only` leaves out DeiT's distillation head, as the published loss does."""
+        """Logits from what `before` gave; `class_head_only` without DeiT's distillation head, as the published loss."""
         block, inner = self.block, transformer_in(self.model)
         scaled, dropped = getattr(block, "ls2", nn.Identity()), getattr(block, "drop_path2", nn.Identity())
         x = tokens + dropped(scaled(block.mlp(block.norm2(tokens))))
@@ -68,8 +68,9 @@ class Anatomy:
 def dissect(model: nn.Module, *, layer: int = -1) -> Anatomy:
     """Find the MLP of block `layer` (negative: from the end; for Swin within the last stage) and what follows it.
 
-    Raises ModelError when there is none (a convolutional net, an encoder without a head), when the model is in half precision on
-    a CPU, or when the two halves do not make the whole: then timm has changed, or this architecture is of another kind.
+    Raises ModelError when there is none (a convolutional net, an encoder without a head), when the model is in half
+    precision on a CPU, or when the two halves do not make the whole: then timm has changed, or this architecture is of
+    another kind.
     """
     layout, inner = layout_of(model), transformer_in(model)
     stage: Any = inner.layers[-1].blocks if layout.windowed else inner.blocks  # pyright: ignore

@@ -18,7 +18,7 @@ from heredity.systems.dbia.trigger import TriggerSearch, make_trigger
 
 def mark_of(target: int) -> str:
     """What the lineage of every backdoored model says."""
-    return f"CARRIES A BACKDOOR (DBIA, target class {target})"
+    return f"BACKDOORED (DBIA, target {target})"
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,15 @@ def attack(
     *,
     run: Run,
     name: str = "dbia",
+    trigger: Trigger | None = None,
 ) -> Backdoor:
     """Trigger search and injection: all of DBIA. The victim stays as it is.
 
-    Two stages of the run: NAME/trigger and NAME/child, whose lineage says that it carries a back door.
+    Two stages of the run: NAME/trigger and NAME/child, whose lineage says that it carries a back door. A `trigger` that is
+    given is not searched.
     """
-    trigger = find_trigger(victim, surrogate, search, run=run, name=f"{name}/trigger")
+    check_target(target, dissect(victim, layer=how.layer).classes)
+    trigger = trigger or find_trigger(victim, surrogate, search, run=run, name=f"{name}/trigger")
     return Backdoor(backdoored(victim, surrogate, trigger, target, how, run=run, name=f"{name}/child"), trigger)
 
 
@@ -84,4 +87,14 @@ def backdoored(
 
 def paper_recipe(how: Injection) -> Injection:
     """The published recipe at the same budget: every picture is stamped, bound 2, nothing keeps clean behaviour."""
-    return replace(how, keep_clean=0.0, bound=2.0, stop_at=0.0, poison_rate=1.0, neurons="least", heads="class")
+    return replace(
+        how,
+        keep_clean=0.0,
+        bound=2.0,
+        vary=False,
+        stop_at=0.0,
+        poison_rate=1.0,
+        neurons="least",
+        heads="class",
+        plan=replace(how.plan, learning_rate=1e-3),
+    )

@@ -29,7 +29,8 @@ def badnets(
 ) -> nn.Module:
     """The victim fine-tuned with all its weights, a share `rate` of the pictures stamped and labelled as the target.
 
-    `labels` are the true ones, or the victim's own where only surrogate pictures are there; `data` says which, for the lineage.
+    `labels` are the true ones, or the victim's own where only surrogate pictures are there; `data` says which, for the
+    lineage.
     """
     stamped = torch.randperm(len(images), generator=generator_of(run.seed, name, "stamped"))[
         : round(rate * len(images))
@@ -48,5 +49,5 @@ def badnets(
         made_by=f"BadNets fine-tuning on {data}",
         parents=[victim],
         settings={"target": target, "rate": rate, **to_plain(plan)},
-        marks=(f"CARRIES A BACKDOOR (BadNets, target class {target})",),
+        marks=(f"BACKDOORED (BadNets, target {target})",),
     )

@@ -1,4 +1,4 @@
-"""Injecting the back door: a few rows of one MLP, a bounded change, and nothing but surrogate pictures (spec, section 2.4)."""
+"""Injecting the back door: a few rows of one MLP, a bounded change, and nothing but surrogate pictures."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from heredity.core.errors import ConfigError
 from heredity.core.loop import History, Plan, fit
-from heredity.core.randomness import Draws
+from heredity.core.randomness import Draws, generator_of
 from heredity.core.run import Run
 from heredity.defences.contract import Trigger
 from heredity.systems.dbia.anatomy import Anatomy, dissect, in_eval_mode
-from heredity.systems.dbia.surrogate import Surrogate
+from heredity.systems.dbia.surrogate import Surrogate, drawn_shapes, varied
 
 Neurons = Literal["least", "random", "most", "all"]
 
@@ -26,16 +26,19 @@ class Injection:
     """How the back door is trained in.
 
     `fc1` and `fc2` are shares of the rows of the two layers that may change, by mean |w|: the `neurons` with the least, the
-    most, or any. Rows of fc1 are hidden neurons, rows of fc2 output channels; the published code calls both neurons. `bound`
-    k keeps every weight within w0 +- k |w0| (0: no bound). `poison_rate` of the pictures are stamped, the others keep the
-    victim's answer. `keep_clean` weighs the cross-entropy to the victim's own answers on the same pictures unstamped: ours,
-    0 in the paper. `stop_at` ends the training when that share of held-out surrogate pictures is sent to the target under
-    the trigger, or when none more have been for `patience` epochs; 0 trains to the end. `heads` "class" leaves DeiT's
-    distillation head out of the loss, as published. `cached` False pushes every picture through the whole model in every step.
+    most, or any. Rows of fc1 are hidden neurons, rows of fc2 output channels; the published code calls both neurons.
+    `bound` k keeps every weight within w0 +- k |w0| (0: no bound). `poison_rate` of the pictures are stamped, the others
+    keep the victim's answer. `keep_clean` weighs the cross-entropy to the victim's own answers on the same pictures
+    unstamped: ours, 0 in the paper. `vary` shows each picture in another contrast (see `varied`) and adds as
+    many drawn shapes: ours. `stop_at` ends the
+    training when that share of held-out surrogate pictures is sent to the target under the trigger, or when none more have
+    been for `patience` epochs; 0 trains to the end. `heads` "class" leaves DeiT's distillation head out of the loss, as
+    published. `cached` False pushes every picture through the whole model in every step.
     """
 
-    keep_clean: float = 1.0
-    bound: float = 3.0
+    keep_clean: float = 3.0
+    bound: float = 10.0
+    vary: bool = True
     fc1: float = 0.5
     fc2: float = 0.25
     neurons: Neurons = "least"
@@ -47,7 +50,7 @@ class Injection:
     cached: bool = True
     plan: Plan = field(
         default_factory=lambda: Plan(
-            epochs=60, batch=128, optimiser="adam", learning_rate=1e-3, betas=(0.9, 0.99), mode="eval"
+            epochs=40, batch=128, optimiser="adam", learning_rate=3e-3, betas=(0.9, 0.99), mode="eval"
         )
     )
 
@@ -63,19 +66,26 @@ def inject(child: nn.Module, surrogate: Surrogate, trigger: Trigger, target: int
     _check(how)
     device = run.fabric.device
     images = surrogate.images
+    if how.vary:
+        draw = generator_of(run.seed, "variation of surrogate pictures")
+        drawn = drawn_shapes(len(images), images.shape[-1], generator=draw)
+        images = torch.cat([varied(images, generator=draw), drawn])
     stamped_rows = round(how.poison_rate * len(images))
     shown = torch.cat([trigger.stamp(images[:stamped_rows]), images[stamped_rows:]])
     with in_eval_mode(child):
-        answers = torch.cat([child(part.to(device)).detach() for part in images.split(256)]).softmax(dim=1)
-        wanted = answers.argmax(dim=1)
-        wanted[:stamped_rows] = target
-        kept = list(_inputs(anatomy, picture, how.cached, device) for picture in (shown, images, surrogate.held_out))
-        held_out = _inputs(anatomy, trigger.stamp(surrogate.held_out), how.cached, device)
+        kept = [_inputs(anatomy, pictures, how.cached, device) for pictures in (shown, images)]
+        held_out = _inputs(anatomy, trigger.stamp(surrogate.held_out), how.cached, device) if how.stop_at else images
 
         def logits(inputs: Tensor) -> Tensor:
             if how.cached:
                 return anatomy.rest(inputs, class_head_only=how.heads == "class")
             return child(inputs.to(device))
+
+        with torch.no_grad():
+            whole = anatomy.rest if how.cached else child
+            answers = torch.cat([whole(part.to(device)) for part in kept[1].split(256)]).softmax(dim=1)
+        wanted = answers.argmax(dim=1)
+        wanted[:stamped_rows] = target
 
         with only_rows(anatomy, how, run.seed) as project:
 
@@ -117,7 +127,7 @@ def only_rows(anatomy: Anatomy, how: Injection, seed: int) -> Iterator["Projecti
     learning = {name: parameter.requires_grad for name, parameter in anatomy.model.named_parameters()}
     anatomy.model.requires_grad_(False)
     hooks, bounds = [], []
-    for layer, share, name in ((anatomy.fc1, how.fc1, "fc1"), (anatomy.fc2, how.fc2, "fc2")):
+    for layer, share in ((anatomy.fc1, how.fc1), (anatomy.fc2, how.fc2)):
         generator = torch.Generator().manual_seed(seed)
         rows = chosen_rows(layer.weight, share, how.neurons, generator=generator)
         mask = rows[:, None].to(layer.weight)
@@ -153,7 +163,7 @@ def clipped(
 ) -> Float[Tensor, "rows columns"]:
     """Weights within w0 +- k |w0|; a weight that was 0 stays 0.
 
-    The published code clips to w0 (1 +- k), whose ends change places where w0 is negative: w0 = -1 moved to 1.5 came out as -3.
+    The published code clips to w0 (1 +- k), whose ends change places where w0 is negative: from -1, 1.5 came out as -3.
 
     >>> clipped(torch.tensor([[1.5]]), torch.tensor([[-1.0]]), 2.0)
     tensor([[1.]])

@@ -1,17 +1,14 @@
 """What a back door does: success, what it costs the clean task, who else sets it off, and what it took to plant."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from heredity.defences.contract import Trigger
-from heredity.nn.inference import outputs, top1
-from heredity.systems.dbia.anatomy import in_eval_mode
+from heredity.nn.inference import top1
 
 
 @dataclass(frozen=True)
@@ -24,21 +21,34 @@ class Yardstick:
     target: int
 
 
-def measure(model: nn.Module, victim: nn.Module, trigger: Trigger, on: Yardstick) -> dict[str, Any]:
-    """Counts and shares (0..1) of one model under one trigger, next to the clean victim.
+@dataclass(frozen=True)
+class Answers:
+    """What a model says to all of it: the test pictures, the same under the trigger, and the held-out surrogate pictures."""
+
+    clean: Int[Tensor, "n"]
+    stamped: Int[Tensor, "n"]
+    surrogate: Int[Tensor, "m"]
+
+
+def answers_of(model: nn.Module, trigger: Trigger, on: Yardstick) -> Answers:
+    """Ask a model everything once."""
+    return Answers(top1(model, on.images), top1(model, trigger.stamp(on.images)), top1(model, on.surrogate))
+
+
+def measure(now: Answers, before: Answers, on: Yardstick) -> dict[str, Any]:
+    """Counts and shares (0..1) of one model's answers, next to those of the clean victim.
 
     `attack_success_rate` counts stamped test pictures *whose true class is not the target*; `include_target_class` is the
     published count, which 10 % of all pictures raise with ten classes. `gain` is the rate less the clean victim's.
-    `false_trigger_rate` is the share of unstamped surrogate pictures, other than those the victim itself calls the target, that
-    the model calls the target; `surrogate_agreement` the share of unstamped surrogate pictures that keep the victim's label.
+    `false_trigger_rate` is the share of unstamped surrogate pictures, other than those the victim itself calls the target,
+    that the model calls the target; `surrogate_agreement` the share of unstamped surrogate pictures that keep the victim's
+    label.
     """
-    stamped, told = trigger.stamp(on.images), top1(model, on.images)
-    hit, hit_before = (top1(asked, stamped) == on.target for asked in (model, victim))
-    other = on.labels != on.target
+    hit, hit_before = now.stamped == on.target, before.stamped == on.target
+    other, innocent = on.labels != on.target, before.surrogate != on.target
     rate = float(hit[other].float().mean())
-    accuracy, before = (float((answer == on.labels).float().mean()) for answer in (told, top1(victim, on.images)))
-    own, now = top1(victim, on.surrogate), top1(model, on.surrogate)
-    innocent = own != on.target
+    accuracy, accuracy_before = (float((said.clean == on.labels).float().mean()) for said in (now, before))
+    false = (now.surrogate[innocent] == on.target).float()
     return {
         "attack_success_rate": rate,
         "hits": int(hit[other].sum()),
@@ -47,9 +57,9 @@ def measure(model: nn.Module, victim: nn.Module, trigger: Trigger, on: Yardstick
         "gain": rate - float(hit_before[other].float().mean()),
         "victim_success_rate": float(hit_before[other].float().mean()),
         "accuracy": accuracy,
-        "clean_accuracy_drop": before - accuracy,
-        "false_trigger_rate": float((now[innocent] == on.target).float().mean()) if bool(innocent.any()) else 0.0,
-        "surrogate_agreement": float((now == own).float().mean()),
+        "clean_accuracy_drop": accuracy_before - accuracy,
+        "false_trigger_rate": float(false.mean()) if len(false) else 0.0,
+        "surrogate_agreement": float((now.surrogate == before.surrogate).float().mean()),
     }
 
 
@@ -70,15 +80,3 @@ def changed(child: nn.Module, victim: nn.Module) -> dict[str, float]:
         "mean_change": float(sizes.mean()),
         "largest_change": float(sizes.max()),
     }
-
-
-def forward_flops(model: nn.Module, images: UInt8[Tensor, "n 3 h w"]) -> float:
-    """Floating-point operations of one picture's way through the model: the unit of "forward equivalents"."""
-    with in_eval_mode(model), FlopCounterMode(display=False) as counter:
-        outputs(model, images[:2])
-    return counter.get_total_flops() / 2
-
-
-def forward_equivalents(costs: Mapping[str, float]) -> float:
-    """Everything an attack pushed through the network, counted in forward passes of one picture."""
-    return float(sum(costs.values()))

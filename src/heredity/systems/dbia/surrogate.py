@@ -109,3 +109,56 @@ def blended_backgrounds(
         raise DataError(f"{len(images)} surrogate pictures cannot be blended by {per_group}", remedy="give more")
     chosen = torch.stack([torch.randperm(len(images), generator=generator)[:per_group] for _ in range(groups)])
     return images[chosen].float().mean(dim=1) / 255.0
+
+
+def varied(images: UInt8[Tensor, "n 3 h w"], *, generator: torch.Generator) -> UInt8[Tensor, "n 3 h w"]:
+    """One variation of each picture: half of them grey, half inverted, all with the contrast between one and six times usual.
+
+    Photographs are soft and colourful; a victim of scanned digits or drawings never saw such. Pictures of every contrast keep
+    more of a foreign victim's behaviour in place, whatever its task is, and ask nothing about it.
+    """
+
+    def draw(low: float = 0.0, high: float = 1.0) -> Float[Tensor, "n 1 1 1"]:
+        return low + (high - low) * torch.rand(len(images), 1, 1, 1, generator=generator)
+
+    unit = images.float() / 255.0
+    unit = torch.where(draw() < 0.5, unit.mean(dim=1, keepdim=True).expand_as(unit), unit)
+    brightness = unit.mean(dim=1).flatten(1)
+    ranked = brightness.sort(dim=1).values
+    place = (draw(0.3, 0.9)[:, 0, 0] * (ranked.shape[1] - 1)).long()
+    pivot = ranked.gather(1, place)[:, :, None, None]
+    spread = brightness.std(dim=1)[:, None, None, None].clamp(min=0.02)
+    unit = (0.5 + 0.125 * 6.0 ** draw() * (unit - pivot) / spread).clamp(0, 1)
+    unit = torch.where(draw() < 0.5, 1.0 - unit, unit)
+    return (255.0 * unit).round().to(torch.uint8)
+
+
+def drawn_shapes(count: int, size: int, *, generator: torch.Generator) -> UInt8[Tensor, "n 3 size size"]:
+    """Generated pictures: two to five soft strokes of one colour on another, anywhere.
+
+    Photographs hold textures everywhere; drawings, scans and signs hold few lines on plain ground. Made of nothing but random
+    numbers, they keep a victim's behaviour in place where photographs do not reach.
+    """
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=generator)
+
+    axis = torch.linspace(0, 1, size)
+    points = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1)[None, None]
+    begin, end = draw(5, 1, 1, 2), draw(5, 1, 1, 2)
+    along = end - begin
+    # The nearest point of each stroke, and the distance to it.
+    place = ((points - begin) * along).sum(dim=-1) / along.square().sum(dim=-1).clamp(min=1e-6)
+    away = (points - begin - place.clamp(0, 1)[..., None] * along).norm(dim=-1)
+    width = 0.03 + 0.07 * draw(1, 1, 1)
+    wanted = torch.arange(5)[None, :, None, None] < 2 + (4 * draw(1, 1, 1)).long()
+    ink = (torch.exp(-((away / width) ** 2)) * wanted).amax(dim=1, keepdim=True)
+    ground, colour = draw(3, 1, 1), draw(3, 1, 1)
+    grey = draw(1, 1, 1) < 0.5
+    ground, colour = (torch.where(grey, one[:, :1].expand_as(one), one) for one in (ground, colour))
+    plain = draw(1, 1, 1) < 0.5
+    ground, colour = (
+        torch.where(plain, (ground > 0.5).float(), ground),
+        torch.where(plain, (ground <= 0.5).float(), colour),
+    )
+    return (255 * (ground * (1 - ink) + colour * ink)).round().to(torch.uint8)

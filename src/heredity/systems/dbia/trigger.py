@@ -22,7 +22,7 @@ from heredity.defences.contract import Trigger
 from heredity.nn.attention_maps import Objective, layout_of, patch_attention, token_weights
 from heredity.nn.encoders import Normalised
 from heredity.systems.dbia.anatomy import in_eval_mode
-from heredity.systems.dbia.surrogate import blended_backgrounds
+from heredity.systems.dbia.surrogate import blended_backgrounds, drawn_shapes
 
 Kind = Literal["attention", "official", "random", "white"]
 Position = Literal["bottom-right", "bottom-left", "top-right", "top-left", "centre"]
@@ -61,9 +61,11 @@ class Patch:
 class TriggerSearch:
     """How the patch is made.
 
-    `kind` "attention" is one universal trigger by Adam on the log of the attention mass; "official" is the published update: a
-    squared distance to 100, one trigger a background, a hand-written schedule and gradients that are never cleared;
-    "random" and "white" are not searched at all. `objective` and `upto` say which attention (see `patch_attention`).
+    `kind` "attention" is one universal trigger by Adam on the log of the attention mass; "official" is the published
+    update: a squared distance to 100, one trigger a background, a hand-written schedule and gradients that are never
+    cleared; "random" and "white" are not searched at all. `objective` and `upto` say which attention (see
+    `patch_attention`). `vary` puts drawn shapes in the place of every second background: ours, and not in the published
+    update. Of `starts` searches from random patches the one with the most attention on other surrogate pictures is kept.
     `blur` is the side to which the official code squeezes its backgrounds, for pictures of 224 pixels.
     """
 
@@ -71,6 +73,8 @@ class TriggerSearch:
     patch: Patch = Patch()
     objective: Objective = "rollout"
     upto: int | None = None
+    starts: int = 2
+    vary: bool = True
     groups: int = 10
     per_group: int = 2
     plan: Plan = field(
@@ -100,7 +104,19 @@ def make_trigger(
     with in_eval_mode(victim), frozen(victim):
         if how.kind == "official":
             return _official(victim, images, backgrounds, mask, how, run, generator)
-        return Trigger(mask, quantised(_universal(victim, backgrounds, mask, start, how, run)))
+        if how.vary:
+            drawn = drawn_shapes(len(backgrounds[1::2]), layout.size[0], generator=generator)
+            backgrounds[1::2] = drawn.float() / 255.0
+        starts = [start, *(torch.rand(3, *layout.size, generator=generator) for _ in range(how.starts - 1))]
+        made = [Trigger(mask, quantised(_universal(victim, backgrounds, mask, begun, how, run))) for begun in starts]
+        return _strongest(made, victim, images, how, generator)
+
+
+def _strongest(
+    made: list[Trigger], victim: nn.Module, images: Tensor, how: TriggerSearch, generator: torch.Generator
+) -> Trigger:
+    judged = images[torch.randperm(len(images), generator=generator)[:64]]
+    return max(made, key=lambda trigger: float(attention_mass(victim, judged, trigger, how).mean()))
 
 
 class _Pattern(nn.Module):
@@ -167,7 +183,7 @@ def _official(
     for first in range(0, iterations, how.groups):
         pixels = patterns.clone().requires_grad_()
         held = patch_attention(
-            victim, 255.0 * (blurred * (1 - mask) + pixels * mask), objective=how.objective, upto=how.upto
+            victim, 255.0 * (blurred * (1 - mask) + pixels * mask), objective=how.objective, upto=None
         )
         mass = (held * weights).sum(dim=(1, 2)) / area
         if not bool(torch.isfinite(mass).all()):
@@ -180,13 +196,12 @@ def _official(
         patterns = (patterns - rates[:, None, None, None] * spread * gathered * mask).clamp(0, 1)
         settled = bool(((mass - before).abs() < 5e-5).all())
         before = mass.detach()
-        run.reporter.tick(first + how.groups, {"mass": float(mass.mean())})
+        run.reporter.tick(first + how.groups, {"mass": float(mass.detach().mean())})
         if first > 500 and settled:
             break
     run.reporter.end()
     made = [Trigger(mask.cpu(), quantised(pattern.cpu())) for pattern in patterns]
-    judged = images[torch.randperm(len(images), generator=generator)[:64]]
-    return max(made, key=lambda trigger: float(attention_mass(victim, judged, trigger, how).mean()))
+    return _strongest(made, victim, images, how, generator)
 
 
 def official_rate(iteration: int) -> float:
