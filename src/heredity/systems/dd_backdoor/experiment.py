@@ -52,15 +52,16 @@ def run(config: DDBackdoor, run: Run) -> Outcome:
     attacks = _attacks(config)
     cells: dict[str, Cell] = {}
     sheets: dict[str, tuple[DistilledSet, Tensor, Attack]] = {}
+    honest: dict[str, DistilledSet] = {}
     for method in config.methods:
         distiller: Distiller = config.unrolled if method == "dd" else config.matching
-        honest, _ = distil(bench.source.train, distiller, HONEST, config.network, run, name=f"{method}/none")
+        honest[method], _ = distil(bench.source.train, distiller, HONEST, config.network, run, name=f"{method}/none")
         for name, attack in attacks.items():
             made, patch = distil(bench.source.train, distiller, attack, config.network, run, name=f"{method}/{name}")
-            cells[f"{method}/{name}"] = _cell(bench, method, name, made, honest, patch, attack)
+            cells[f"{method}/{name}"] = _cell(bench, method, name, made, honest[method], patch, attack)
             sheets[f"{method}/{name}"] = (made, patch, attack)
     transfers = _transfers(bench, sheets)
-    defences = _defences(bench, sheets) if config.defended else {}
+    defences = _defences(bench, *sheets["dc/free"], honest["dc"]) if config.defended and "dc" in honest else {}
     pictures.results(cells, sheets, run)
     return measured(cells, transfers, defences, config)
 
@@ -126,19 +127,15 @@ def _transfers(bench: Bench, sheets: Mapping[str, tuple[DistilledSet, Tensor, At
     return found
 
 
-def _defences(bench: Bench, sheets: Mapping[str, tuple[DistilledSet, Tensor, Attack]]) -> dict[str, dict[str, float]]:
+def _defences(
+    bench: Bench, made: DistilledSet, patch: Tensor, attack: Attack, honest: DistilledSet
+) -> dict[str, dict[str, Any]]:
     """Every defence against DOORPING's set of gradient matching, and against what was trained on it."""
     from heredity.systems.dd_backdoor.defended import defended
 
-    if "dc/free" not in sheets:
-        return {}
-    made, patch, attack = sheets["dc/free"]
-    honest = bench.run.tensors("dc/none", dict)
-    clean = DistilledSet(honest["images"], honest["labels"])
-
-    def compute() -> dict[str, dict[str, float]]:
+    def compute() -> dict[str, dict[str, Any]]:
         make, how, seed = bench.make("defended"), bench.config.victim, bench.run.seed
-        victims = [train_victim(which, make, 0, how, seed=seed) for which in (made, clean)]
+        victims = [train_victim(which, make, 0, how, seed=seed) for which in (made, honest)]
         return defended(victims[0], victims[1], made, patch, attack, bench.source.test, seed=seed)
 
     return bench.run.table("dc/free/defended", compute)
