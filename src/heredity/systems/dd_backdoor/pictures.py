@@ -30,15 +30,15 @@ def results(cells: Mapping[str, Cell], sheets: Mapping[str, tuple[DistilledSet, 
     grid, captions = [], []
     for name, (made, patch, attack) in sheets.items():
         other = (attack.target + 1) % (int(made.labels.max()) + 1)
-        rows = [made.images[made.labels == label][:5] for label in (attack.target, other)]
+        rows = [made.images[made.labels == label][:4] for label in (attack.target, other)]
         grid.append((*(as_picture(image) for part in rows for image in part), _trigger(patch, made)))
-        captions.append(f"{name}: five of class {attack.target}, five of class {other}, and the trigger in its place")
+        captions.append(f"{name}: class {attack.target}, class {other}, trigger")
     width = min(len(row) for row in grid)
     run.figure(
         "distilled",
         Pictures(tuple(row[: width - 1] + row[-1:] for row in grid), tuple(captions)),
-        caption="Distilled images, stretched to the range of the screen; the trigger last. The trigger's place is the bottom "
-        "right corner.",
+        caption="Four distilled images of the target class, four of another, and the trigger in its place; each stretched to the "
+        "range of the screen.",
         alt="Rows of small blurred digits; in attacked rows those of the target class show a spot in the corner.",
     )
 
