@@ -37,8 +37,8 @@ def results(cells: Mapping[str, Cell], sheets: Mapping[str, tuple[DistilledSet, 
     run.figure(
         "distilled",
         Pictures(tuple(row[: width - 1] + row[-1:] for row in grid), tuple(captions)),
-        caption="Four distilled images of the target class, four of another, and the trigger in its place; each stretched to the "
-        "range of the screen.",
+        caption="Four distilled images of the target class, four of another, and the trigger in its place; each stretched to "
+        "the range of the screen.",
         alt="Rows of small blurred digits; in attacked rows those of the target class show a spot in the corner.",
     )
 
