@@ -144,8 +144,11 @@ def pixel_statistics(made: DistilledSet) -> tuple[float, float]:
 
 
 def save_distilled(path: Path, made: DistilledSet) -> None:
-    """Write a distilled set as safetensors; what made it, and whether it is backdoored, is in the metadata."""
-    tensors = {"images": made.images, "labels": made.labels}
+    """Write a distilled set as safetensors, images in units of the pixel range as `heredity scan` reads them.
+
+    What made it, and whether it is backdoored, is in the metadata.
+    """
+    tensors = {"images": made.images / 255.0, "labels": made.labels}
     if made.rates is not None:
         tensors["rates"] = made.rates
     save_tensors(path, tensors, {KEY: json.dumps({"groups": made.groups, **made.about})})
@@ -178,4 +181,4 @@ def load_distilled(path: Path) -> DistilledSet:
         raise DataError(f"{path}: {len(images)} images cannot be used in {groups!r} groups", remedy="it is damaged")
     if rates is not None and (rates.ndim != 1 or not bool(rates.isfinite().all())):
         raise DataError(f"{path}: 'rates' is {tuple(rates.shape)}", remedy="it must be one finite number a step")
-    return DistilledSet(images.float(), labels, rates, groups, about if isinstance(about, dict) else {})
+    return DistilledSet(255.0 * images.float(), labels, rates, groups, about if isinstance(about, dict) else {})
