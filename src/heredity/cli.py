@@ -439,7 +439,12 @@ def _serve(words: list[str]) -> int:
 def _import(words: list[str]) -> int:
     """The system's own `import` verb, under the name that people look for."""
     readers = [name for name in names() if "import" in find_system(name).load("commands")]
-    if not words or words[0] in ("-h", "--help") or words[0] not in readers:
+    if words and words[0] in ("-h", "--help"):
+        print(
+            f"usage: heredity import SYSTEM FILE ...\n\nSYSTEM is {' or '.join(readers)}; heredity import SYSTEM --help says more."
+        )
+        return 0
+    if not words or words[0] not in readers:
         problem = f"{words[0]!r} imports no checkpoints" if words else "which system's checkpoint is it?"
         raise ConfigError(problem, remedy="heredity import SYSTEM FILE, where SYSTEM is " + " or ".join(readers))
     return _verb(words[0], ["import", *words[1:]])
