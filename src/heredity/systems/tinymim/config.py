@@ -184,6 +184,22 @@ STUDY = replace(
     dense=("scratch", "mae", "cls", "feature", "relations", "last-block"),
 )
 
+_PUBLISHED_MAE = MAE(
+    decoder_width=512,
+    decoder_depth=8,
+    decoder_heads=16,
+    augmentation=Augmentation(scale=(0.2, 1.0), aspect=4 / 3, flip=0.5, brightness=0.0, contrast=0.0),
+    plan=Plan(
+        epochs=300,
+        batch=4096,
+        learning_rate=2.4e-3,
+        weight_decay=0.05,
+        betas=(0.9, 0.95),
+        schedule="one-cycle",
+        warm_up=0.05,
+    ),
+)
+
 # The published recipe: MAE's ViT-L, made first, teaches a ViT-B (300 epochs each way; batches over 32 GPUs).
 PAPER = TinyMIM(
     data="imagefolder:data/imagenet",
@@ -191,48 +207,12 @@ PAPER = TinyMIM(
     teacher=EncoderShape(kind="vit", width=1024, patch=16, depth=24, heads=16),
     assistant=EncoderShape(kind="vit", width=768, patch=16, depth=12, heads=12),
     student=EncoderShape(kind="vit", width=768, patch=16, depth=12, heads=12),
-    teaching=MAE(
-        decoder_width=512,
-        decoder_depth=8,
-        decoder_heads=16,
-        augmentation=Augmentation(scale=(0.2, 1.0), aspect=4 / 3, flip=0.5, brightness=0.0, contrast=0.0),
-        plan=Plan(
-            epochs=1600,
-            batch=4096,
-            learning_rate=2.4e-3,
-            weight_decay=0.05,
-            betas=(0.9, 0.95),
-            schedule="one-cycle",
-            warm_up=0.025,
-        ),
-    ),
-    mae=MAE(
-        decoder_width=512,
-        decoder_depth=8,
-        decoder_heads=16,
-        augmentation=Augmentation(scale=(0.2, 1.0), aspect=4 / 3, flip=0.5, brightness=0.0, contrast=0.0),
-        plan=Plan(
-            epochs=300,
-            batch=4096,
-            learning_rate=2.4e-3,
-            weight_decay=0.05,
-            betas=(0.9, 0.95),
-            schedule="one-cycle",
-            warm_up=0.05,
-        ),
-    ),
+    teaching=replace(_PUBLISHED_MAE, plan=replace(_PUBLISHED_MAE.plan, epochs=1600, warm_up=0.025)),
+    mae=_PUBLISHED_MAE,
     distillation=Distillation(
         teacher_precision="auto",
         drop_path=0.1,
-        plan=Plan(
-            epochs=300,
-            batch=4096,
-            learning_rate=2.4e-3,
-            weight_decay=0.05,
-            betas=(0.9, 0.95),
-            schedule="one-cycle",
-            warm_up=0.05,
-        ),
+        plan=_PUBLISHED_MAE.plan,
     ),
     finetuning=FineTuning(
         plan=Plan(
