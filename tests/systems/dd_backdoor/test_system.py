@@ -13,6 +13,7 @@ from heredity.core.settings import override
 from heredity.report.plain import read_results
 from heredity.systems.dd_backdoor import SYSTEM
 from heredity.systems.dd_backdoor.config import PRESETS
+from heredity.systems.dd_backdoor.results import Cell, measured
 
 CPU = Machine(accelerator="cpu")
 
@@ -100,6 +101,15 @@ def test_what_does_not_fit_is_one_line_and_writes_nothing(words: tuple[str, ...]
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("success", "failed"), [(1.0, 1.0), (0.1, 0.0)])
+def test_a_defence_fails_only_on_an_attack_that_succeeds(success: float, failed: float) -> None:
+    cell = Cell((0.7,), (success,), (0.7,), (0.0,), (), (), (0.0, 1.0))
+    cells = {f"dc/{attack}": cell for attack in ("naive", "free", "naive_valid", "valid")}
+    defences: dict[str, dict[str, float]] = {"one": {"works": 0.0}, "other": {"works": 1.0}}
+    config = override(PRESETS["smoke"], {"methods": ("dc",)})
+    assert measured(cells, {}, defences, config).metrics["defences/failed"].value == failed
 
 
 def test_the_paper_s_network_is_the_published_one() -> None:

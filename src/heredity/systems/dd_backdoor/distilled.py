@@ -114,6 +114,19 @@ def starting_images(
     return (data.pixels(rows, patch) / 255.0 - data.mean) / data.std
 
 
+def begin_by_class(
+    data: Poisoned,
+    patch: Tensor,
+    network: nn.Module,
+    per_class: int,
+    start: Literal["noise", "real"],
+    generator: torch.Generator,
+) -> Distilled:
+    """So many images of each class, one class after the other, before the first step."""
+    labels = torch.arange(data.classes).repeat_interleave(per_class)
+    return Distilled(starting_images(data, patch, labels, start, generator), labels, patch, network, data)
+
+
 @dataclass(frozen=True)
 class DistilledSet:
     """A distilled data set as it is handed on: float pixels (0..255, may leave it), labels, and how to train on it.

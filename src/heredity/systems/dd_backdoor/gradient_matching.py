@@ -13,7 +13,7 @@ from torch.func import vmap
 from heredity.core.loop import Plan
 from heredity.core.randomness import Draws
 from heredity.systems.dd_backdoor.distil import Look, Make
-from heredity.systems.dd_backdoor.distilled import Distilled, DistilledSet, Poisoned, starting_images
+from heredity.systems.dd_backdoor.distilled import Distilled, DistilledSet, Poisoned, begin_by_class
 from heredity.systems.dd_backdoor.networks import Descent, descend, gradient, put, weights_of
 
 
@@ -38,9 +38,7 @@ class GradientMatching:
 
     def begin(self, data: Poisoned, patch: Tensor, make: Make, generator: torch.Generator) -> Distilled:
         """So many images of each class."""
-        labels = torch.arange(data.classes).repeat_interleave(self.per_class)
-        images = starting_images(data, patch, labels, self.start, generator)
-        return Distilled(images, labels, patch, make(0), data)
+        return begin_by_class(data, patch, make(0), self.per_class, self.start, generator)
 
     def loss(
         self, state: Distilled, data: Poisoned, rows: Tensor, make: Make, draws: Draws, look: Look

@@ -59,7 +59,10 @@ def measured(
     if transfers:
         metrics["transfer/worst_attack_success"] = Metric(min(map(_mean, transfers.values())))
     if defences:
-        metrics["defences/failed"] = Metric(sum(1.0 for row in defences.values() if not row["works"]), "of them")
+        # Where the attack does not succeed there is nothing that a defence could fail on.
+        succeeds = _mean(cells["dc/free"].attacked) >= 0.5
+        failed = sum(1.0 for row in defences.values() if not row["works"]) if succeeds else 0.0
+        metrics["defences/failed"] = Metric(failed, "of them")
         metrics["defences/tried"] = Metric(float(len(defences)))
     tables = [_table(cells)]
     if defences:
