@@ -441,7 +441,7 @@ def _import(words: list[str]) -> int:
     readers = [name for name in names() if "import" in find_system(name).load("commands")]
     if words and words[0] in ("-h", "--help"):
         print(
-            f"usage: heredity import SYSTEM FILE ...\n\nSYSTEM is {' or '.join(readers)}; heredity import SYSTEM --help says more."
+            f"usage: heredity import SYSTEM FILE ...\n\nSYSTEM is {' or '.join(readers)}: see heredity import SYSTEM --help"
         )
         return 0
     if not words or words[0] not in readers:
