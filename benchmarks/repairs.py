@@ -1,13 +1,13 @@
 """Do repairs, data filters and the scans of `heredity scan` work on a plain BadNets model? Only then do their failures count.
 
-    python benchmarks/repairs.py repairs scans data [--models 10] [--seed 10] [--out runs/repairs]
+    python benchmarks/repairs.py repairs scans data meta [--models 10] [--seed 10] [--width 8] [--out runs/repairs]
     python benchmarks/repairs.py calibrate [--models 40] [--seed 0] --write src/heredity/audit/clean_models.json
 
 `repairs`: clean accuracy and attack success before and after each repair, of poisoned and clean classifiers with batch
 normalisation. `scans`: Neural Cleanse and neuron stimulation as `heredity scan` runs them, thresholds from the clean models
 on file. `data`: Activation Clustering and Spectral Signatures on training sets of which 3 % are poisoned, and Beatrix on
-inputs. `calibrate` makes the file of clean models' scores. Models and scores are stages of a run: a second call goes on where
-the first stopped.
+inputs. `meta`: MNTD, fitted once on 232 images. `calibrate` makes the file of clean models' scores. Models and scores are
+stages of a run: a second call goes on where the first stopped.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from heredity.core.randomness import generator_of
 from heredity.core.run import Machine, Run
 from heredity.data.images import load_images
 from heredity.data.labelled import ImageSource
-from heredity.defences import activation_clustering, beatrix, spectral_signatures
+from heredity.defences import activation_clustering, beatrix, mntd, spectral_signatures
 from heredity.defences.activation_clustering import ActivationClustering
 from heredity.defences.spectral_signatures import SpectralSignatures
 from heredity.metrics.detection import auroc, auroc_interval, share_interval
@@ -38,7 +38,7 @@ from heredity.nn.inference import accuracy, top1
 from heredity.transfer.finetune import FineTuning, fit_classifier
 from heredity.transfer.task import Task
 
-SHAPES = {"batch": EncoderShape(width=8, norm="batch"), "group": EncoderShape(width=8)}
+NORMS: tuple[Literal["batch", "group"], ...] = ("batch", "group")
 FITTED = 232
 POISONED = 0.1
 FEW = 0.03
@@ -83,12 +83,13 @@ def classifier(
 
 
 def model_of(
-    source: ImageSource, norm: str, kind: str, number: int, share: float, run: Run
+    source: ImageSource, shape: EncoderShape, kind: str, number: int, share: float, run: Run
 ) -> tuple[nn.Module, str, int]:
     """A clean or poisoned model, its name, and the target of the attack (which a clean model never met)."""
-    target, name = number % 10, f"{norm}-{share:g}/{kind}-{number}"
+    wide = "" if shape.width == 8 else f"-width-{shape.width}"
+    target, name = number % 10, f"{shape.norm}{wide}-{share:g}/{kind}-{number}"
     images, labels, _ = training_set(source, name, target if kind == "poisoned" else None, share, run.seed)
-    return classifier((images, labels), SHAPES[norm], name, LEARNING, run), name, target
+    return classifier((images, labels), shape, name, LEARNING, run), name, target
 
 
 def worth(model: nn.Module, images: Tensor, labels: Tensor, target: int) -> dict[str, float]:
@@ -100,14 +101,14 @@ def worth(model: nn.Module, images: Tensor, labels: Tensor, target: int) -> dict
     }
 
 
-def repairs(source: ImageSource, models: int, norm: str, run: Run) -> None:
+def repairs(source: ImageSource, models: int, shape: EncoderShape, run: Run) -> None:
     """Every repair on every model: 232 images of the test part repair, the other 265 measure."""
     images, labels = source.test.images, source.test.labels
     seen, left = (images[:FITTED], labels[:FITTED]), (images[FITTED:], labels[FITTED:])
     rows: dict[str, list[dict[str, Any]]] = {"poisoned": [], "clean": []}
     for number in range(models):
         for kind, found in rows.items():
-            model, name, target = model_of(source, norm, kind, number, POISONED, run)
+            model, name, target = model_of(source, shape, kind, number, POISONED, run)
             row: dict[str, Any] = {"none": {**worth(model, *left, target), "seconds": 0.0}}
             for repair, (_, mend) in REPAIRS.items():
 
@@ -131,7 +132,7 @@ def repairs(source: ImageSource, models: int, norm: str, run: Run) -> None:
         cells += [f"{healed} of {models}", f"{np.median([row[repair]['seconds'] for row in rows['poisoned']]):.1f}"]
         lines.append(cells)
     columns = (
-        f"repair ({norm} normalisation)",
+        f"repair ({shape.norm} normalisation, width {shape.width})",
         "attack success, poisoned models",
         "accuracy, poisoned models",
         "attack success, clean models",
@@ -163,7 +164,7 @@ def scans(source: ImageSource, models: int, clean: int, run: Run) -> None:
     rows: dict[str, list[dict[str, Any]]] = {"poisoned": [], "clean": []}
     for kind, count in (("poisoned", models), ("clean", clean)):
         for number in range(count):
-            model, name, target = model_of(source, "group", kind, number, POISONED, run)
+            model, name, target = model_of(source, EncoderShape(width=8), kind, number, POISONED, run)
             rows[kind].append({"target": target, **scanned(model, source, name, run)})
     lines, anything = [], [False] * clean
     for scanner in SCANNERS:
@@ -223,7 +224,7 @@ def data(source: ImageSource, models: int, run: Run) -> None:
     successes, inputs = [], []
     for number in range(models):
         for kind in ("poisoned", "clean"):
-            model, name, target = model_of(source, "batch", kind, number, FEW, run)
+            model, name, target = model_of(source, EncoderShape(width=8, norm="batch"), kind, number, FEW, run)
             wanted = target if kind == "poisoned" else None
             given, called, guilty = training_set(source, name, wanted, FEW, run.seed)
             inside = called == target
@@ -298,12 +299,37 @@ def filtered(model: nn.Module, source: ImageSource, name: str, target: int, seed
     }
 
 
+def meta(source: ImageSource, models: int, shape: EncoderShape, run: Run) -> None:
+    """MNTD, fitted once on the shadow models of an architecture, on clean and poisoned models of it."""
+    images, labels = source.test.images, source.test.labels
+    device = run.fabric.device
+
+    def make() -> nn.Module:
+        return Classifier(make_encoder(shape, images.shape[-1]), features=4 * shape.width, classes=10).to(device)
+
+    draws = generator_of(run.seed, "mntd", shape.norm)
+    fitted = mntd.fit(make, images[:FITTED], labels[:FITTED], generator=draws)
+    scores: dict[str, list[float]] = {"poisoned": [], "clean": []}
+    for number in range(models):
+        for kind, found in scores.items():
+            model, _, _ = model_of(source, shape, kind, number, POISONED, run)
+            found.append(fitted(model).score)
+    area = auroc(scores["poisoned"], scores["clean"])
+    low, high = auroc_interval(area, models, models)
+    caught, wrongly = (sum(fitted.threshold.flags(score) for score in scores[kind]) for kind in ("poisoned", "clean"))
+    print(", ".join(f"{name} {value:.3f}" for name, value in fitted.measures.items()), f"{fitted.cost.seconds:.0f} s")
+    columns = ("scan", "clean", "poisoned", "AUROC (95 %)", "threshold (its rate)", "poisoned found", "clean flagged")
+    told = f"{fitted.threshold.value:.3g} ({fitted.threshold.false_positive_rate:.3g})"
+    row = ["MNTD", span(scores["clean"]), span(scores["poisoned"]), f"{area:.3f} ({low:.2f} to {high:.2f})", told]
+    print(table(columns, [[*row, f"{caught} of {models}", f"{wrongly} of {models}"]]))
+
+
 def calibrate(source: ImageSource, models: int, path: Path, run: Run) -> None:
     """Scores of clean models, as `heredity scan` ships them."""
     scores: dict[str, list[float]] = {scanner: [] for scanner in SCANNERS}
     clusters: list[float] = []
     for number in range(models):
-        model, name, _ = model_of(source, "group", "clean", number, POISONED, run)
+        model, name, _ = model_of(source, EncoderShape(width=8), "clean", number, POISONED, run)
         for scanner, row in scanned(model, source, name, run).items():
             scores[scanner].append(round(row["score"], 6))
 
@@ -331,12 +357,14 @@ def span(values: Sequence[float]) -> str:
 def main() -> None:
     """Make, examine, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", choices=("repairs", "scans", "data", "calibrate"))
+    parser.add_argument("parts", nargs="+", choices=("repairs", "scans", "data", "meta", "calibrate"))
     parser.add_argument("--models", type=int, default=10)
     parser.add_argument("--clean", type=int, default=20, help="fresh clean models of `scans`")
     parser.add_argument(
-        "--norm", choices=tuple(SHAPES), default="batch", help="normalisation of the models of `repairs`"
+        "--norm", choices=NORMS, default="batch", help="normalisation of the models of `repairs` and `meta`"
     )
+    parser.add_argument("--width", type=int, default=8, help="width of the models of `repairs` and `meta`")
+    parser.add_argument("--accelerator", default="cpu", help="cpu, gpu, ...")
     parser.add_argument("--seed", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path("runs/repairs"))
     parser.add_argument("--write", type=Path, help="file of `calibrate`")
@@ -349,18 +377,21 @@ def main() -> None:
     run = Run.open(
         place,
         {"benchmark": "repairs", "seed": wanted.seed},
-        machine=Machine(accelerator="cpu"),
+        machine=Machine(accelerator=wanted.accelerator),
         resume=(place / "config.yaml").exists(),
         reporter=Reporter(),
     )
     if "calibrate" in wanted.parts:
         calibrate(source, wanted.models, wanted.write, run)
+    shape = EncoderShape(width=wanted.width, norm=wanted.norm)
     if "repairs" in wanted.parts:
-        repairs(source, wanted.models, wanted.norm, run)
+        repairs(source, wanted.models, shape, run)
     if "scans" in wanted.parts:
         scans(source, wanted.models, wanted.clean, run)
     if "data" in wanted.parts:
         data(source, wanted.models, run)
+    if "meta" in wanted.parts:
+        meta(source, wanted.models, shape, run)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,19 @@ def test_thresholds_from_clean_models_made_for_the_scan(
     assert "2 clean models of this architecture" in row["threshold_from"]
 
 
+def test_mntd_learns_from_shadows_made_for_the_scan(
+    call: Call, classifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("heredity.audit.scan.FITTED", 60)
+    monkeypatch.setattr("heredity.audit.scan.SCANNERS", {})
+    code, output, _ = call("scan", classifier, "--data", "digits", "--shadows", 4, "--json", "--quiet")
+    row = json.loads(output)["detectors"][0]
+    assert row["detector"] == "mntd"
+    assert row["false_positive_rate"] == 0.5
+    assert row["flagged"] == (row["score"] > row["threshold"]) == (code == 3)
+    assert "four or more" in complaint(call("scan", classifier, "--data", "digits", "--shadows", 2, "--quiet"))
+
+
 def test_without_clean_models_on_file_nobody_knows_how_often_a_verdict_is_wrong(
     call: Call, classifier: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

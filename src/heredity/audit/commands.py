@@ -23,6 +23,9 @@ class ScanOptions:
     """Inputs to be judged one by one: any data source."""
     calibrate: int = 0
     """Train so many clean models of this architecture on DATA and take the thresholds from them."""
+    shadows: int = 0
+    """Train so many clean and so many backdoored small models of this architecture on DATA and ask MNTD, which learns from
+    them (minutes)."""
     architecture: str | None = None
     """timm's name of weights that do not say what they are."""
     size: int | None = None
@@ -67,6 +70,7 @@ def scan(options: ScanOptions) -> int:
             source,
             inputs=judged,
             calibrate_on=options.calibrate,
+            shadows=options.shadows,
             encoder=options.encoder,
             seed=options.seed,
             reporter=reporter,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from heredity.audit.calibration import IMAGES, SCANNERS, clean_scores, judged, shipped_threshold
 from heredity.audit.models import Opened
 from heredity.core.errors import ConfigError, DataError, ModelError
+from heredity.core.lineage import architecture_of
 from heredity.core.progress import Reporter
 from heredity.core.randomness import generator_of
 from heredity.data.labelled import ImageSource
@@ -19,12 +20,14 @@ from heredity.defences import (
     attention_concentration,
     beatrix,
     decree,
+    mntd,
     outlier,
     patch_drop,
     strip,
 )
 from heredity.defences.contract import InputFilter, Threshold, calibrate
 from heredity.nn.inference import outputs
+from heredity.nn.resolver import build
 
 FITTED = 512
 _SURE = 0.01
@@ -57,6 +60,7 @@ def scan_model(
     *,
     inputs: Tensor | None = None,
     calibrate_on: int = 0,
+    shadows: int = 0,
     encoder: bool = False,
     seed: int = 0,
     reporter: Reporter | None = None,
@@ -64,8 +68,9 @@ def scan_model(
     """Ask every detector that applies about a model. Detectors see the test part of `source`, which should be clean.
 
     `inputs` are pictures to be judged one by one by the input filters. `calibrate_on` > 0 trains that many clean models of
-    the same architecture on the source's training part and takes thresholds from them. Raises ModelError for a model without
-    a classification head, unless it is an `encoder`, which DECREE looks at.
+    the same architecture on the source's training part and takes thresholds from them; `shadows` > 0 trains that many clean
+    and backdoored ones each on a few of its images and asks MNTD. Raises ModelError for a model without a classification
+    head, unless it is an `encoder`, which DECREE looks at.
     """
     reporter = reporter or Reporter(quiet=True)
     images = source.test.images
@@ -99,6 +104,8 @@ def scan_model(
                 scanner.title,
             )
         )
+    if shadows:
+        findings.append(_mntd(opened.model, source, shadows, seed, reporter))
     findings += [
         _judge(name, fit, opened.model, images, inputs, seed, reporter)
         for name, fit in filters_for(opened.model).items()
@@ -147,6 +154,40 @@ def _thresholds(
         )
         for name, values in scores.items()
     }
+
+
+def _mntd(model: nn.Module, source: ImageSource, shadows: int, seed: int, reporter: Reporter) -> Finding:
+    if shadows < 4:
+        raise ConfigError(f"--shadows {shadows}", remedy="give four or more; a third of them set the threshold")
+    architecture = architecture_of(model)
+    if architecture is None:
+        raise ConfigError("the model's architecture is not on record", remedy="leave out --shadows")
+    judging = max(1, shadows // 3)
+    how = mntd.MetaAnalysis(teaching=shadows - judging, judging=judging, rate=1 / (judging + 1))
+    reporter.say(f"  mntd: training {2 * shadows} shadow models")
+    fitted = mntd.fit(
+        lambda: build(architecture),
+        source.train.images[:FITTED],
+        source.train.labels[:FITTED],
+        how,
+        generator=generator_of(seed, "scan", "mntd"),
+        tick=lambda done, total: reporter.say(f"  mntd: {done} of {total} shadow models"),
+    )
+    found = fitted(model)
+    return Finding(
+        "mntd",
+        "model",
+        found.flagged,
+        found.score,
+        found.threshold.value,
+        f"{judging} clean shadow models, trained here on {min(FITTED, len(source.train.images))} images of {source.caption}",
+        found.threshold.false_positive_rate,
+        (),
+        fitted.cost.seconds + found.cost.seconds,
+        fitted.cost.queries + found.cost.queries,
+        found.measures,
+        "what a classifier of models says that learnt from shadow models",
+    )
 
 
 def _decree(model: nn.Module, images: Tensor, seed: int) -> Finding:
