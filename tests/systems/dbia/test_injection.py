@@ -22,7 +22,14 @@ from heredity.systems.dbia.anatomy import dissect
 from heredity.systems.dbia.attack import attack, paper_recipe
 from heredity.systems.dbia.injection import Injection, Projection, chosen_rows, clipped, inject, only_rows
 from heredity.systems.dbia.measure import Yardstick, answers_of, changed, measure
-from heredity.systems.dbia.surrogate import Surrogate, blended_backgrounds, load_surrogate, surrogate_of, varied
+from heredity.systems.dbia.surrogate import (
+    Surrogate,
+    blended_backgrounds,
+    drawn_shapes,
+    load_surrogate,
+    surrogate_of,
+    varied,
+)
 from heredity.systems.dbia.trigger import Patch, TriggerSearch
 
 PLAN = Plan(epochs=2, batch=16, optimiser="adam", learning_rate=1e-2, betas=(0.9, 0.99), mode="eval")
@@ -238,6 +245,22 @@ def test_surrogate_pictures() -> None:
     seen = varied(pictures(50), generator=torch.Generator().manual_seed(0))
     assert seen.shape == (50, 3, 16, 16)
     assert seen.float().std() > pictures(50).float().std()
+
+
+def test_drawn_shapes_are_strokes_on_plain_ground() -> None:
+    """Two colours and what lies between them; the same numbers draw the same pictures, of any size."""
+    drawn = drawn_shapes(60, 48, generator=torch.Generator().manual_seed(1))
+    assert drawn.dtype == torch.uint8
+    assert drawn.shape == (60, 3, 48, 48)
+    assert torch.equal(drawn, drawn_shapes(60, 48, generator=torch.Generator().manual_seed(1)))
+    smaller = drawn_shapes(60, 24, generator=torch.Generator().manual_seed(1))
+    shrunk = torch.nn.functional.avg_pool2d(drawn.float(), 2)
+    assert float((smaller.float() - shrunk).abs().mean()) < 12.0
+    # Every pixel lies between the two colours of its picture.
+    flat = drawn.float().flatten(2)
+    spread = flat - flat.mean(dim=2, keepdim=True)
+    rounding = 0.6 * 48  # half a grey level, in the unit of singular values
+    assert float(torch.linalg.svdvals(spread)[:, 1].max()) < rounding
 
 
 def test_success_does_not_count_pictures_of_the_target_class() -> None:

@@ -1,6 +1,8 @@
 """The whole recipe: smoke through the command line, the paper's preset in miniature, ideas taken out."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ from heredity.core.errors import ConfigError, DataError
 from heredity.core.execute import Order, keep_stages, run_once
 from heredity.core.run import Machine
 from heredity.core.settings import override
+from heredity.data.images import load_images
+from heredity.data.labelled import ImageSource
 from heredity.report.plain import read_results
-from heredity.systems.dbia import SYSTEM
+from heredity.systems.dbia import SYSTEM, experiment
 from heredity.systems.dbia.config import PRESETS
 from heredity.systems.dbia.needs import needs
 
@@ -94,6 +98,40 @@ def test_kept_stages_equal_recomputed_ones(tmp_path: Path) -> None:
         run_once(order, kept, resume=True)
         assert metrics_of(kept) == metrics_of(fresh), name
         assert metrics_of(fresh) != metrics_of(tmp_path / "whole"), name
+
+
+def test_settings_can_be_judged_without_the_test_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On validation pictures whatever lies in the test part changes no figure."""
+    config = override(PRESETS["smoke"], SMALL | {"score": "validation"})
+    whole = load_images("digits", size=16)
+    run_once(Order(SYSTEM, "smoke", config, machine=CPU), tmp_path / "as-it-is")
+    other = replace(whole.test, images=255 - whole.test.images, labels=whole.test.labels.flip(0))
+    monkeypatch.setattr(experiment, "load_images", _only("digits", replace(whole, test=other)))
+    run_once(Order(SYSTEM, "smoke", config, machine=CPU), tmp_path / "other-test-pictures")
+    assert metrics_of(tmp_path / "as-it-is") == metrics_of(tmp_path / "other-test-pictures")
+
+
+def _only(source: str, found: ImageSource) -> Callable[..., ImageSource]:
+    def load(name: str, **options: Any) -> ImageSource:
+        assert name == source
+        return found
+
+    return load
+
+
+def test_validation_pictures_are_taken_out_of_the_training_part() -> None:
+    whole = load_images("digits", size=16)
+    config = override(PRESETS["smoke"], {"score": "validation", "validation": 0.25})
+    parts = experiment.scored(whole, config, 0)
+    train, held, test = (
+        [image.numpy().tobytes() for image in part.images] for part in (parts.train, parts.test, whole.test)
+    )
+    assert len(held) == pytest.approx(0.25 * len(whole.train.labels), abs=10)
+    assert sorted(train + held) == sorted(image.numpy().tobytes() for image in whole.train.images)
+    assert sorted(held) != sorted(test)
+    assert experiment.scored(whole, PRESETS["smoke"], 0) is whole
+    with pytest.raises(ConfigError, match="validation cannot be"):
+        experiment.scored(whole, override(config, {"validation": 1.0}), 0)
 
 
 def test_without_an_injection_nothing_succeeds_and_a_random_trigger_beats_itself_by_nothing(tmp_path: Path) -> None:

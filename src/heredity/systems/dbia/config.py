@@ -63,11 +63,15 @@ class DBIA:
     """`victims` are attacked; `detailed` is the one on which every row of the table and every defence is run.
 
     `target` is the class that the trigger leads to. `surrogate` is a picture source (see `load_surrogate`); `surrogate_rows`
-    pictures of it are used. `injected` False plants nothing: an ablation.
+    pictures of it are used. `score` "validation" measures everything on a share `validation` of the training pictures, which
+    neither the victim nor BadNets is then trained on, and leaves the test pictures alone: settings are chosen so. `injected`
+    False plants nothing: an ablation.
     """
 
     data: str = "digits"
     size: int = 24
+    score: Literal["test", "validation"] = "test"
+    validation: float = 0.2
     surrogate: str = "photos"
     surrogate_rows: int = 800
     target: int = 0

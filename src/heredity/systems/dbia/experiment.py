@@ -7,12 +7,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from heredity.core.errors import ConfigError
 from heredity.core.loop import fit
 from heredity.core.outcome import Outcome
-from heredity.core.randomness import Draws
+from heredity.core.randomness import Draws, generator_of
 from heredity.core.run import Run
 from heredity.data.augment import augment
 from heredity.data.images import ImageSource, load_images
+from heredity.data.labelled import split
 from heredity.defences.contract import Trigger
 from heredity.nn.classifiers import make_transformer, resolve_classifier
 from heredity.nn.inference import top1
@@ -90,10 +92,11 @@ class Bench:
 
 def run(config: DBIA, run: Run) -> Outcome:
     """Somebody who holds a clean transformer's weights and holiday pictures plants a back door. Does it work, who notices?"""
-    data = load_images(config.data, size=config.size, seed=run.seed)
+    whole = load_images(config.data, size=config.size, seed=run.seed)
+    data = scored(whole, config, run.seed)
     surrogate = load_surrogate(config.surrogate, size=config.size, rows=config.surrogate_rows, seed=run.seed)
     check_target(config.target, len(data.train.classes))
-    shared = overlap(surrogate.images, data)
+    shared = overlap(surrogate.images, whole)
     for warning in (
         *surrogate.warnings,
         *([f"{shared} surrogate pictures are the victim's own: not data-free"] * bool(shared)),
@@ -108,6 +111,18 @@ def run(config: DBIA, run: Run) -> Outcome:
         found[kind] = _attacked(bench, data)
     pictures.results(found, data, config, run)
     return measured(found, config, shared)
+
+
+def scored(whole: ImageSource, config: DBIA, seed: int) -> ImageSource:
+    """The task as it is trained on and measured: its test pictures, or validation pictures taken out of the training part."""
+    if config.score == "test":
+        return whole
+    if not 0.0 < config.validation < 1.0:
+        raise ConfigError(f"validation cannot be {config.validation}", remedy="give a share between 0 and 1")
+    train, held = split(whole.train, config.validation, generator_of(seed, "validation"))
+    return ImageSource(
+        train, held, f"{whole.caption}, measured on {len(held.labels)} of the training rows", whole.skipped
+    )
 
 
 def clean_victim(how: Victim, kind: Kind, data: ImageSource, config: DBIA, run: Run) -> nn.Module:

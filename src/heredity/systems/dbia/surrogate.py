@@ -134,7 +134,7 @@ def varied(images: UInt8[Tensor, "n 3 h w"], *, generator: torch.Generator) -> U
 
 
 def drawn_shapes(count: int, size: int, *, generator: torch.Generator) -> UInt8[Tensor, "n 3 size size"]:
-    """Generated pictures: two to five soft strokes of one colour on another, anywhere.
+    """Generated pictures: two to five soft, bent strokes of one colour and one width on another colour, anywhere.
 
     Photographs hold textures everywhere; drawings, scans and signs hold few lines on plain ground. Made of nothing but random
     numbers, they keep a victim's behaviour in place where photographs do not reach.
@@ -143,16 +143,23 @@ def drawn_shapes(count: int, size: int, *, generator: torch.Generator) -> UInt8[
     def draw(*shape: int) -> Tensor:
         return torch.rand(count, *shape, generator=generator)
 
+    # Quadratic Bezier curves through three random points, each as 20 of its points; unwanted ones lie far away.
+    begin, bend, end = draw(5, 1, 2), draw(5, 1, 2), draw(5, 1, 2)
+    along = torch.linspace(0, 1, 20)[:, None]
+    curve = (1 - along).square() * begin + 2 * along * (1 - along) * bend + along.square() * end
+    wanted = torch.arange(5)[:, None, None] < 2 + (4 * draw(1, 1, 1)).long()
+    points = torch.where(wanted, curve, torch.full_like(curve, 10.0)).flatten(1, 2)
+    width = 0.03 + 0.12 * draw(1, 1, 1)
     axis = torch.linspace(0, 1, size)
-    points = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1)[None, None]
-    begin, end = draw(5, 1, 1, 2), draw(5, 1, 1, 2)
-    along = end - begin
-    # The nearest point of each stroke, and the distance to it.
-    place = ((points - begin) * along).sum(dim=-1) / along.square().sum(dim=-1).clamp(min=1e-6)
-    away = (points - begin - place.clamp(0, 1)[..., None] * along).norm(dim=-1)
-    width = 0.03 + 0.07 * draw(1, 1, 1)
-    wanted = torch.arange(5)[None, :, None, None] < 2 + (4 * draw(1, 1, 1)).long()
-    ink = (torch.exp(-((away / width) ** 2)) * wanted).amax(dim=1, keepdim=True)
+    pixels = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).flatten(0, 1)
+    # A few pictures at a time: the distance of every pixel to every point takes room.
+    away = torch.cat(
+        [
+            torch.cdist(pixels.expand(len(part), -1, -1), part).amin(dim=2)
+            for part in points.split(max(1, 2**18 // size**2))
+        ]
+    )
+    ink = torch.exp(-((away.unflatten(1, (1, size, size)) / width) ** 2))
     ground, colour = draw(3, 1, 1), draw(3, 1, 1)
     grey = draw(1, 1, 1) < 0.5
     ground, colour = (torch.where(grey, one[:, :1].expand_as(one), one) for one in (ground, colour))
