@@ -62,7 +62,9 @@ SYSTEM = System(
         ),
         "cls-target": _instead("cls", "the student is taught the class token instead"),
         "feature-target": _instead("feature", "the student is taught the last block's output instead"),
-        "last-block-target": _instead("last-block", "the student is taught the last block's relations"),
+        "last-block-target": _instead(
+            "last-block", "the student is taught the last block's relations", "smoke", "study"
+        ),
         "strong-regularisation": _instead(
             "strong-regularisation", "a quarter of the patches and drop path 0.3", "smoke", "study"
         ),

@@ -37,6 +37,7 @@ CLAIMS = (
         depends_on="last-block-target",
         judged_on="mean",
         reported=True,
+        presets=_SWITCHES,
     ),
     Claim(
         id="weak-regularisation-preferred",
@@ -77,6 +78,7 @@ CLAIMS = (
         depends_on="untrained-teacher",
         judged_on="mean",
         reported=True,
+        presets=_SWITCHES,
     ),
     Claim(
         id="sequential-not-worse",

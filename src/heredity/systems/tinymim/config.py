@@ -66,8 +66,8 @@ class TinyMIM:
     labelled: int = 100
     validation: int = 600
     score: Literal["test", "validation"] = "test"
-    arms: tuple[str, ...] = ("scratch", "mae", "cls", "feature", "relations", "last-block")
-    dense: tuple[str, ...] = ("scratch", "mae", "relations")
+    arms: tuple[str, ...] = ("scratch", "mae", "cls", "feature", "relations")
+    dense: tuple[str, ...] = ()
     stroke: int = 80
     skip_corrupt: bool = False
 
@@ -156,9 +156,9 @@ def _reconstructing(number: int, rate: float, batch: int = 128) -> MAE:
 
 QUICK = TinyMIM(
     teaching=_reconstructing(1000, 3e-3),
-    mae=_reconstructing(500, 4e-3),
+    mae=_reconstructing(400, 4e-3),
     distillation=Distillation(
-        views=Views(shift=1, colour=None), cache=True, decoder=_reconstructing(0, 4e-3), drop_path=0.0, plan=_steps(500)
+        views=Views(shift=1, colour=None), cache=True, decoder=_reconstructing(0, 4e-3), drop_path=0.0, plan=_steps(400)
     ),
 )
 
@@ -176,6 +176,7 @@ SMOKE = replace(
     segmentation=Segmentation(plan=_SHORT),
     validation=50,
     arms=("scratch", "mae", "cls", "feature", "relations", "last-block", "masked", "sequential"),
+    dense=("scratch", "mae", "relations"),
 )
 
 STUDY = replace(
