@@ -145,6 +145,31 @@ def test_doorping_moves_its_patch_and_a_frozen_one_stays() -> None:
     assert torch.equal(patch(replace(moving, frozen=True)), patch(Attack("random", ratio=0.2)))
 
 
+def test_a_patch_is_left_alone_in_the_last_part_of_a_distillation() -> None:
+    """Updates until a half of ten steps are those of a run of five: the later steps leave the patch as it is."""
+
+    def patch(attack: Attack, steps: int) -> Tensor:
+        recipe = GradientMatching(per_class=2, outer=2, real=4, inner=INNER, plan=replace(SGD, steps=steps))
+        with Run.temporary(seed=3) as run:
+            return distil(images(), recipe, attack, SHAPE, run)[1]
+
+    attack = Attack("doorping", ratio=0.2, steps=3)
+    half = patch(replace(attack, until=0.5), 10)
+    assert torch.equal(half, patch(attack, 5))
+    assert not torch.equal(half, patch(attack, 10))
+
+
+def test_attacks_that_begin_in_one_place_differ_by_the_attack_alone() -> None:
+    recipe = GradientMatching(per_class=2, outer=1, real=4, inner=INNER, plan=replace(SGD, learning_rate=0.0))
+
+    def made(name: str, begins: str) -> Tensor:
+        with Run.temporary(seed=3) as run:
+            return distil(images(), recipe, Attack("naive", ratio=0.2), SHAPE, run, name=name, begins=begins)[0].images
+
+    assert torch.equal(made("one", "here"), made("other", "here"))
+    assert not torch.equal(made("one", ""), made("other", ""))
+
+
 def test_the_honest_set_is_the_same_whatever_the_attack_would_have_been() -> None:
     def made(attack: Attack) -> Tensor:
         with Run.temporary(seed=3) as run:

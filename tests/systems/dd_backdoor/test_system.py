@@ -1,18 +1,22 @@
 """The whole recipe: smoke through the command line, ideas taken out, the verbs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers.command import heredity
 from PIL import Image
 
+from heredity.core.errors import ConfigError
 from heredity.core.execute import Order, keep_stages, run_once
 from heredity.core.lineage import read_lineage
 from heredity.core.run import Machine
 from heredity.core.settings import override
+from heredity.data.labelled import LabelledImages
 from heredity.report.plain import read_results
 from heredity.systems.dd_backdoor import SYSTEM
 from heredity.systems.dd_backdoor.config import PRESETS
+from heredity.systems.dd_backdoor.experiment import source_of
 from heredity.systems.dd_backdoor.results import Cell, measured
 
 CPU = Machine(accelerator="cpu")
@@ -101,6 +105,24 @@ def test_what_does_not_fit_is_one_line_and_writes_nothing(words: tuple[str, ...]
     assert said in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_are_judged_on_pictures_that_nothing_was_distilled_from() -> None:
+    config = PRESETS["smoke"]
+    whole = source_of(config, 3)
+    judged = source_of(replace(config, score="validation", validation=0.25), 3)
+    assert len(judged.train.labels) + len(judged.test.labels) == len(whole.train.labels)
+    assert abs(len(judged.test.labels) / len(whole.train.labels) - 0.25) < 0.01
+
+    def known(part: LabelledImages) -> list[bytes]:
+        return sorted(picture.numpy().tobytes() for picture in part.images)
+
+    assert sorted(known(judged.train) + known(judged.test)) == known(whole.train)
+
+
+def test_a_share_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="validation is a share"):
+        source_of(replace(PRESETS["smoke"], score="validation", validation=1.0), 0)
 
 
 @pytest.mark.parametrize(("success", "failed"), [(1.0, 1.0), (0.1, 0.0)])

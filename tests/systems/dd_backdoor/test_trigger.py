@@ -125,6 +125,7 @@ def test_the_margin_objective_raises_the_target() -> None:
         (Attack("naive", size=0), "does not fit"),
         (Attack("naive", target=3), "no class 3"),
         (Attack("naive", ratio=0.001), "stamps 0 of 100"),
+        (Attack("doorping", until=0.0), "until 0 of the distillation"),
     ],
 )
 def test_attacks_that_do_not_fit_are_refused(attack: Attack, words: str) -> None:

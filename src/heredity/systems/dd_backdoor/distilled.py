@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,33 +26,38 @@ class Poisoned:
     images: Float[Tensor, "n c h w"]
     labels: Int[Tensor, "n"]
     stamped: Bool[Tensor, "n"]
-    classes: int
+    members: tuple[Int[Tensor, "_"], ...]
     mean: float
     std: float
     attack: Attack
 
+    @property
+    def classes(self) -> int:
+        """How many classes there are; `members` has the rows of each, as the attack labels them."""
+        return len(self.members)
+
     def pixels(self, rows: Int[Tensor, "m"], patch: Tensor) -> Float[Tensor, "m c h w"]:
         """Some rows as pixels 0..255, under the patch where they are to carry it."""
         images = self.images[rows]
-        marked = self.stamped[rows]
-        if bool(marked.any()):
-            images = torch.where(marked[:, None, None, None], paste(images, patch, self.attack.margin), images)
+        if self.attack.kind != "none":
+            marked = self.stamped[rows][:, None, None, None]
+            images = torch.where(marked, paste(images, patch, self.attack.margin), images)
         return 255.0 * images
 
-    def of_class(self, label: int) -> Int[Tensor, "m"]:
-        """The rows of a class, as the attack labels them."""
-        return torch.nonzero(self.labels == label).flatten()
 
-
-def poison(data: LabelledImages, attack: Attack, stamped: Bool[Tensor, "n"]) -> Poisoned:
-    """A training set with the attack's labels. Raises DataError where that leaves a class without images."""
+def poison(
+    data: LabelledImages, attack: Attack, stamped: Bool[Tensor, "n"], *, device: torch.device | None = None
+) -> Poisoned:
+    """A training set with the attack's labels, on a device. Raises DataError where that leaves a class without images."""
     labels = torch.where(stamped, torch.full_like(data.labels, attack.target), data.labels)
     counts = torch.bincount(labels, minlength=len(data.classes))
     if bool((counts == 0).any()):
         empty = data.classes[int((counts == 0).nonzero()[0])]
         raise DataError(f"{data.name}: class {empty} has no image left to distil", remedy="lower the attack's ratio")
     images = data.images.float() / 255.0
-    return Poisoned(images, labels, stamped, len(data.classes), float(images.mean()), float(images.std()), attack)
+    members = tuple(torch.nonzero(labels == label).flatten().to(device) for label in range(len(data.classes)))
+    mean, std = float(images.mean()), float(images.std())
+    return Poisoned(images.to(device), labels.to(device), stamped.to(device), members, mean, std, attack)
 
 
 class Distilled(nn.Module):
@@ -101,10 +106,10 @@ def starting_images(
     Raises DataError when a class has too few images.
     """
     if start == "noise":
-        return torch.randn(len(labels), *data.images.shape[1:], generator=generator)
+        return torch.randn(len(labels), *data.images.shape[1:], generator=generator).to(labels.device)
     rows = torch.empty_like(labels)
     for label in range(data.classes):
-        members, places = data.of_class(label), torch.nonzero(labels == label).flatten()
+        members, places = data.members[label], torch.nonzero(labels == label).flatten()
         if len(places) > len(members):
             raise DataError(
                 f"class {label} has {len(members)} images, and {len(places)} are to start from them",
@@ -123,7 +128,7 @@ def begin_by_class(
     generator: torch.Generator,
 ) -> Distilled:
     """So many images of each class, one class after the other, before the first step."""
-    labels = torch.arange(data.classes).repeat_interleave(per_class)
+    labels = torch.arange(data.classes, device=data.images.device).repeat_interleave(per_class)
     return Distilled(starting_images(data, patch, labels, start, generator), labels, patch, network, data)
 
 
@@ -140,6 +145,11 @@ class DistilledSet:
     rates: Float[Tensor, "steps"] | None = None
     groups: int = 1
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> "DistilledSet":
+        """The same set on another device."""
+        rates = None if self.rates is None else self.rates.to(device)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device), rates=rates)
 
 
 def pixel_statistics(made: DistilledSet) -> tuple[float, float]:

@@ -46,12 +46,11 @@ class DistributionMatching:
         put(state.network, fresh)
         encoder: Any = state.network.encoder
         apart = []
-        for label in range(data.classes):
-            members = data.of_class(label)
+        for members, own in zip(data.members, pixels.split(self.per_class), strict=True):
             batch = members[draws.rows(self.real, len(members))]
             with torch.no_grad():
                 wanted = encoder(data.pixels(batch, state.patch)).mean(dim=0)
-            apart.append((encoder(pixels[state.labels == label]).mean(dim=0) - wanted).square().sum())
+            apart.append((encoder(own).mean(dim=0) - wanted).square().sum())
         return {"distance": torch.stack(apart).sum()}
 
     def finish(self, state: Distilled) -> DistilledSet:

@@ -1,15 +1,18 @@
 """Backdoors through distilled data, from end to end: distil, attack, hand on, train, and ask (Liu et al., NDSS 2023)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
+from heredity.core.errors import ConfigError
 from heredity.core.outcome import Outcome
+from heredity.core.randomness import generator_of
 from heredity.core.run import Run
 from heredity.data.images import load_images
-from heredity.data.labelled import ImageSource
+from heredity.data.labelled import ImageSource, split
 from heredity.nn.encoders import EncoderShape
 from heredity.systems.dd_backdoor import pictures
 from heredity.systems.dd_backdoor.config import DDBackdoor, Method
@@ -30,14 +33,22 @@ class Bench:
     config: DDBackdoor
     source: ImageSource
     run: Run
+    trained: dict[tuple[str, int], nn.Module] = field(default_factory=dict)
 
     def make(self, name: str, shape: EncoderShape | None = None) -> Make:
         """Untrained networks for the data, as the distiller knows them or of another shape."""
         train = self.source.train
         pixels = train.images.float() / 255.0
         statistics = (float(pixels.mean()), float(pixels.std()))
-        shape = shape or self.config.network
-        return networks_of(shape, pixels.shape[-1], len(train.classes), *statistics, self.run.seed, name)
+        shape, device = shape or self.config.network, self.run.fabric.device
+        return networks_of(shape, pixels.shape[-1], len(train.classes), *statistics, self.run.seed, name, device=device)
+
+    def honest(self, method: Method, made: DistilledSet, number: int) -> nn.Module:
+        """A network that learnt from the honest set, asked under every attack's trigger; trained once."""
+        key = (method, number)
+        if key not in self.trained:
+            self.trained[key] = train_victim(made, self.make(method), number, self.config.victim, seed=self.run.seed)
+        return self.trained[key]
 
     def asked(self, victim: nn.Module, patch: Tensor, attack: Attack) -> Success:
         """A victim on the test images, with and without the patch."""
@@ -48,22 +59,37 @@ class Bench:
 
 def run(config: DDBackdoor, run: Run) -> Outcome:
     """A provider distils a data set, honestly or not; strangers train on it, and the trigger is tried on them."""
-    bench = Bench(config, load_images(config.data, size=config.size, seed=run.seed), run)
+    bench = Bench(config, source_of(config, run.seed), run)
     attacks = _attacks(config)
     cells: dict[str, Cell] = {}
     sheets: dict[str, tuple[DistilledSet, Tensor, Attack]] = {}
     honest: dict[str, DistilledSet] = {}
     for method in config.methods:
         distiller: Distiller = config.unrolled if method == "dd" else config.matching
-        honest[method], _ = distil(bench.source.train, distiller, HONEST, config.network, run, name=f"{method}/none")
+        of = partial(distil, bench.source.train, distiller, network=config.network, run=run, begins=method)
+        honest[method], _ = of(HONEST, name=f"{method}/none")
         for name, attack in attacks.items():
-            made, patch = distil(bench.source.train, distiller, attack, config.network, run, name=f"{method}/{name}")
+            made, patch = of(attack, name=f"{method}/{name}")
             cells[f"{method}/{name}"] = _cell(bench, method, name, made, honest[method], patch, attack)
             sheets[f"{method}/{name}"] = (made, patch, attack)
     transfers = _transfers(bench, sheets)
     defences = _defences(bench, *sheets["dc/free"], honest["dc"]) if config.defended and "dc" in honest else {}
     pictures.results(cells, sheets, run)
     return measured(cells, transfers, defences, config)
+
+
+def source_of(config: DDBackdoor, seed: int) -> ImageSource:
+    """The data; with `score` "validation" a held-out part of the training images stands in for the test images.
+
+    Raises ConfigError for a share that leaves nothing on one side.
+    """
+    source = load_images(config.data, size=config.size, seed=seed)
+    if config.score == "test":
+        return source
+    if not 0 < config.validation < 1:
+        raise ConfigError(f"validation is a share of {config.validation:g}", remedy="choose one between 0 and 1")
+    train, held = split(source.train, config.validation, generator_of(seed, "validation"))
+    return ImageSource(train, held, f"{source.caption}, {len(held.labels)} of them held out", source.skipped)
 
 
 def _attacks(config: DDBackdoor) -> dict[str, Attack]:
@@ -82,14 +108,12 @@ def _cell(
 
     def compute() -> dict[str, Any]:
         config, seed = bench.config, bench.run.seed
-        make = bench.make(f"{method}/{name}")
+        make = bench.make(method)
         numbers = [KNOWN] * (method == "dd") + [STRANGER + k for k in range(config.strangers)]
         found: dict[str, list[float]] = {"clean": [], "attacked": [], "honest clean": [], "honest attacked": []}
         for number in numbers:
             victim = bench.asked(train_victim(made, make, number, config.victim, seed=seed), patch, attack)
-            # The honest set's known network is the one that it was distilled for.
-            other = bench.make(f"{method}/none") if number == KNOWN else make
-            control = bench.asked(train_victim(honest, other, number, config.victim, seed=seed), patch, attack)
+            control = bench.asked(bench.honest(method, honest, number), patch, attack)
             found["clean"].append(victim.clean_accuracy)
             found["attacked"].append(victim.attack_success_rate)
             found["honest clean"].append(control.clean_accuracy)

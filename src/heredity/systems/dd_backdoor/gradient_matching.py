@@ -52,12 +52,13 @@ class GradientMatching:
             learnt = descend(state.network, weights_of(state.network), pixels, labels, self.inner, draws.generator)
             put(state.network, learnt)
             look()
-        batches = [members[draws.rows(self.real, len(members))] for members in map(data.of_class, range(data.classes))]
+        rows = torch.cat([members[draws.rows(self.real, len(members))] for members in data.members])
         per_class = vmap(partial(gradient, state.network), in_dims=(None, 0, 0))
         weights = weights_of(state.network)
         with torch.no_grad():
-            real = torch.stack([data.pixels(rows, state.patch) for rows in batches])
-            wanted = per_class(weights, real, torch.stack([data.labels[rows] for rows in batches]))
+            real = data.pixels(rows, state.patch)
+            truth = data.labels[rows].reshape(data.classes, self.real)
+            wanted = per_class(weights, real.reshape(*truth.shape, *real.shape[1:]), truth)
         shape = (data.classes, self.per_class)
         pixels = state.pixels()
         ours = per_class(weights, pixels.reshape(*shape, *pixels.shape[1:]), state.labels.reshape(shape))
@@ -77,10 +78,10 @@ def gradient_distance(ours: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) 
     >>> round(float(gradient_distance(weights, weights)), 4)
     0.0
     """
-    apart = torch.zeros(())
+    apart = []
     for name, own in ours.items():
         if own.ndim > 2:
             mine, theirs = own.flatten(2), wanted[name].flatten(2)
             norms = mine.norm(dim=2) * theirs.norm(dim=2)
-            apart = apart + (1 - (mine * theirs).sum(dim=2) / (norms + 1e-6)).sum()
-    return apart
+            apart.append((1 - (mine * theirs).sum(dim=2) / (norms + 1e-6)).sum())
+    return torch.stack(apart).sum()

@@ -29,7 +29,9 @@ class Attack:
     keeps it a picture. `objective` "neuron" drives the `neurons` hidden units with the largest incoming weights (`chosen`
     "random": any) to `gain` times their value, on the patch alone on black; "margin" (ours) raises the target's probability
     on stamped training images. `reading` "published" reads neurons behind the ReLU, where a silent one stays silent.
-    `frozen` never updates (the ablation).
+    `steps` Adam steps at `rate` make an update; updates come at every `every`-th step of the distillation, and only in its
+    first part, `until` (a share of its steps), so that the images can settle on the last patch; published is 1. `frozen`
+    never updates (the ablation).
     """
 
     kind: Literal["none", "naive", "random", "doorping"] = "none"
@@ -46,6 +48,7 @@ class Attack:
     steps: int = 30
     rate: float = 0.08
     every: int = 1
+    until: float = 1.0
     frozen: bool = False
 
 
@@ -60,6 +63,10 @@ def check_attack(attack: Attack, *, size: int, classes: int, rows: int) -> None:
         )
     if not 0 <= attack.target < classes:
         raise ConfigError(f"there is no class {attack.target}", remedy=f"choose a target of 0 to {classes - 1}")
+    if not 0 < attack.until <= 1:
+        raise ConfigError(
+            f"updates until {attack.until:g} of the distillation", remedy="choose a share above 0, up to 1"
+        )
     if round(attack.ratio * rows) < 1 or attack.ratio > 1:
         raise ConfigError(
             f"a ratio of {attack.ratio:g} stamps {round(attack.ratio * rows)} of {rows} images",
@@ -120,7 +127,7 @@ def update_patch(
     """
     neurons = strongest_neurons(network, attack, generator)
     black = torch.zeros_like(images[:1])
-    target = torch.full((len(images),), attack.target)
+    target = torch.full((len(images),), attack.target, device=images.device)
     moved = patch.clone().requires_grad_(True)
     optimiser = torch.optim.Adam([moved], lr=attack.rate * unit, betas=(0.9, 0.99))
 

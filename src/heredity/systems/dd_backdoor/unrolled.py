@@ -37,7 +37,8 @@ class Unrolled:
 
     def begin(self, data: Poisoned, patch: Tensor, make: Make, generator: torch.Generator) -> Distilled:
         """Noise, and one rate for every step."""
-        labels = torch.arange(data.classes).repeat_interleave(self.per_class).repeat(self.groups)
+        classes = torch.arange(data.classes, device=data.images.device)
+        labels = classes.repeat_interleave(self.per_class).repeat(self.groups)
         images = starting_images(data, patch, labels, "noise", generator)
         raw = torch.full((self.groups * self.epochs,), self.rate).expm1().log()
         return Distilled(images, labels, patch, make(0), data, rates=raw)

@@ -19,6 +19,7 @@ from heredity.systems.dd_backdoor.unrolled import unroll
 def train_victim(made: DistilledSet, make: Make, number: int, how: Descent, *, seed: int) -> Classifier:
     """A network that learnt from the distilled set alone: by its own rates where it has some, by descent otherwise."""
     victim = make(number)
+    made = made.to(next(victim.parameters()).device)
     if made.rates is not None:
         with torch.no_grad():
             weights = unroll(victim, weights_of(victim), made.images, made.labels, made.rates, made.groups)

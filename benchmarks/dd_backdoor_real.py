@@ -1,0 +1,182 @@
+"""DOORPING, NAIVEATTACK and honest distillation on real pictures: the paper's table, cell by cell.
+
+    python benchmarks/dd_backdoor_real.py OUT.jsonl --data mnist=idx:DIR gtsrb=npz:DIR cifar10=cifar10:DIR
+        [--cells mnist/convnet/dc/10 ...] [--arms naive doorping] [--seed 0] [--score test]
+
+A cell is DATA/NETWORK/METHOD/IMAGES-A-CLASS. Each is a line of OUT.jsonl as soon as it is known; cells that are there are
+skipped, so that a stopped run goes on. `--table` prints what OUT.jsonl holds and computes nothing.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from heredity.core.loop import Plan
+from heredity.core.run import Machine, Run
+from heredity.nn.encoders import EncoderShape
+from heredity.nn.inference import accuracy
+from heredity.systems.dd_backdoor.config import DDBackdoor
+from heredity.systems.dd_backdoor.distil import Distiller, distil
+from heredity.systems.dd_backdoor.experiment import HONEST, KNOWN, STRANGER, Bench, source_of
+from heredity.systems.dd_backdoor.gradient_matching import GradientMatching
+from heredity.systems.dd_backdoor.networks import Descent
+from heredity.systems.dd_backdoor.trigger import Attack
+from heredity.systems.dd_backdoor.unrolled import Unrolled
+from heredity.systems.dd_backdoor.victims import train_victim
+
+NETWORKS = {
+    "convnet": EncoderShape(kind="convnet", width=128, depth=3, hidden=192),
+    "alexnet": EncoderShape(kind="alexnet", width=64, hidden=192),
+}
+ATTACKS = {
+    "naive": Attack("naive"),
+    "doorping": Attack("doorping", steps=10, rate=2.0, until=0.5),
+    "naive 6x6": Attack("naive", ratio=0.1, size=6),
+    "doorping 6x6, valid": Attack(
+        "doorping", ratio=0.1, size=6, pixels="valid", objective="margin", steps=5, until=0.5
+    ),
+}
+GROUPS = {1: (1, 1), 10: (2, 5), 50: (10, 5)}
+"""Images a class in a step, and steps, of unrolled distillation with so many images a class in all."""
+
+
+def recipe(method: str, per_class: int, network: str, asked: argparse.Namespace) -> Distiller:
+    """Short distillations: minutes for the published table's hours."""
+    if method == "dc":
+        # Every image bears one part in `per_class` of its class's loss.
+        plan = Plan(
+            steps=asked.dc_steps,
+            batch=1,
+            optimiser="sgd",
+            learning_rate=asked.dc_rate * per_class,
+            momentum=0.5,
+            schedule="constant",
+        )
+        inner = Descent(steps=5, rate=0.02, momentum=0.9, decay=0.0, halved=False)
+        return GradientMatching(per_class=per_class, outer=5, real=64, start="real", inner=inner, plan=plan)
+    each, groups = GROUPS[per_class]
+    plan = Plan(
+        steps=asked.dd_steps,
+        batch=512,
+        optimiser="adam",
+        learning_rate=asked.dd_rate,
+        betas=(0.5, 0.999),
+        schedule="cosine",
+    )
+    return Unrolled(per_class=each, groups=groups, epochs=max(1, 10 // groups), rate=asked.dd_first, plan=plan)
+
+
+def cell(name: str, asked: argparse.Namespace, sources: dict[str, str]) -> dict[str, Any]:
+    """Accuracy and success of every arm, means over networks, in shares."""
+    data, network, method, per_class = name.split("/")
+    victim = Descent(steps=asked.victim_steps, rate=0.03, halved=False)
+    config = DDBackdoor(
+        data=sources[data],
+        size=32,
+        network=NETWORKS[network],
+        victim=victim,
+        strangers=asked.strangers,
+        score=asked.score,
+    )
+    attacks = {arm: ATTACKS[arm] for arm in asked.arms}
+    began = time.monotonic()
+    with Run.temporary(seed=asked.seed, limit_steps=asked.limit_steps) as run:
+        run.fabric = Machine(accelerator=asked.accelerator).fabric()
+        bench = Bench(config, source_of(config, asked.seed), run)
+        distiller = recipe(method, int(per_class), network, asked)
+        make, train = bench.make(method), bench.source.train
+        numbers = [KNOWN] if method == "dd" else [STRANGER + k for k in range(asked.strangers)]
+        honest, _ = distil(train, distiller, HONEST, config.network, run, name="none", begins=method)
+        controls = [train_victim(honest, make, number, victim, seed=asked.seed) for number in numbers]
+        found: dict[str, Any] = {"cell": name, "seed": asked.seed, "score": asked.score, "arms": {}}
+        images, labels = bench.source.test.images, bench.source.test.labels
+        found["honest"] = [accuracy(model, images, labels) for model in controls]
+        for arm, attack in attacks.items():
+            made, patch = distil(
+                train,
+                distiller,
+                attack,
+                config.network,
+                run,
+                name=arm.replace(" ", "-").replace(",", ""),
+                begins=method,
+            )
+            victims = [train_victim(made, make, number, victim, seed=asked.seed) for number in numbers]
+            own, others = ([bench.asked(model, patch, attack) for model in group] for group in (victims, controls))
+            found["arms"][arm] = {
+                "accuracy": [each.clean_accuracy for each in own],
+                "success": [each.attack_success_rate for each in own],
+                "success, honest set": [each.attack_success_rate for each in others],
+                "pixels": [float(patch.min()), float(patch.max())],
+            }
+    device = torch.cuda.get_device_name() if run.fabric.device.type == "cuda" else "CPU"
+    settings = {"distiller": asdict(distiller), "attacks": {arm: asdict(attack) for arm, attack in attacks.items()}}
+    return found | {"seconds": time.monotonic() - began, "device": device, "settings": settings}
+
+
+def line(found: dict[str, Any]) -> str:
+    """One row of the table: accuracies and, behind a slash, success of each attack, in %."""
+
+    def mean(values: list[float]) -> str:
+        return f"{100 * sum(values) / len(values):.1f}"
+
+    arms = [
+        f"{mean(arm['accuracy'])} / {mean(arm['success'])} ({mean(arm['success, honest set'])})"
+        for arm in found["arms"].values()
+    ]
+    return (
+        f"| {found['cell'].replace('/', ' | ')} | {mean(found['honest'])} | "
+        + " | ".join(arms)
+        + f" | {found['seconds']:.0f} s |"
+    )
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("out", type=Path)
+    options.add_argument("--data", nargs="+", default=[])
+    options.add_argument("--cells", nargs="+", default=[])
+    options.add_argument("--arms", nargs="*", choices=tuple(ATTACKS), default=["naive", "doorping"])
+    options.add_argument("--table", action="store_true")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--score", choices=("test", "validation"), default="test")
+    options.add_argument("--strangers", type=int, default=3)
+    options.add_argument("--victim-steps", type=int, default=300)
+    options.add_argument("--accelerator", default="auto")
+    options.add_argument("--limit-steps", type=int, default=0)
+    options.add_argument("--dc-steps", type=int, default=100)
+    options.add_argument("--dc-rate", type=float, default=0.3)
+    options.add_argument("--dd-steps", type=int, default=100)
+    options.add_argument("--dd-rate", type=float, default=0.05)
+    options.add_argument("--dd-first", type=float, default=0.1)
+    asked = options.parse_args()
+    torch.set_num_threads(1)
+    kept = [json.loads(row) for row in asked.out.read_text().splitlines()] if asked.out.exists() else []
+    if asked.table:
+        for found in kept:
+            print(line(found))
+        return
+    done = {found["cell"] for found in kept}
+    sources = dict(pair.split("=", 1) for pair in asked.data)
+    every = [
+        f"{data}/{network}/{method}/{per_class}"
+        for per_class in (10, 1, 50)
+        for network in NETWORKS
+        for method in ("dc", "dd")
+        for data in sources
+    ]
+    for name in asked.cells or every:
+        if name not in done:
+            found = cell(name, asked, sources)
+            with asked.out.open("a") as file:
+                file.write(json.dumps(found) + "\n")
+            print(line(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
