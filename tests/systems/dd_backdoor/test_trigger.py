@@ -118,6 +118,14 @@ def test_the_margin_objective_raises_the_target() -> None:
     assert likelihood(updated(patch, attack, net)) > likelihood(patch)
 
 
+def test_a_patch_stays_within_its_reach_of_a_picture() -> None:
+    far = replace(DOORPING, pixels="valid", reach=1.5, rate=5.0)
+    ends = updated(torch.rand(3, 2, 2, generator=dice()), far, network())
+    assert float(ends.min()) >= -1.5
+    assert float(ends.max()) <= 2.5
+    assert float((ends - 0.5).abs().max()) > 0.5
+
+
 @pytest.mark.parametrize(
     ("attack", "words"),
     [

@@ -26,7 +26,7 @@ class Attack:
 
     `size` and `margin` in pixels, from the bottom right corner; `ratio` is the share of all training images that are
     stamped and called `target`. `pixels` "free" lets the patch leave the pixel range, as the published code does; "valid"
-    keeps it a picture. `objective` "neuron" drives the `neurons` hidden units with the largest incoming weights (`chosen`
+    keeps it a picture, or within `reach` of one (0: 0..1; 1: -1..2). `objective` "neuron" drives the `neurons` hidden units with the largest incoming weights (`chosen`
     "random": any) to `gain` times their value, on the patch alone on black; "margin" (ours) raises the target's probability
     on stamped training images. `reading` "published" reads neurons behind the ReLU, where a silent one stays silent.
     `steps` Adam steps at `rate` make an update; updates come at every `every`-th step of the distillation, and only in its
@@ -40,6 +40,7 @@ class Attack:
     margin: int = 1
     ratio: float = 0.05
     pixels: Literal["free", "valid"] = "free"
+    reach: float = 0.0
     objective: Literal["neuron", "margin"] = "neuron"
     chosen: Literal["strongest", "random"] = "strongest"
     reading: Literal["ours", "published"] = "ours"
@@ -150,5 +151,5 @@ def update_patch(
             optimiser.step()
             if attack.pixels == "valid":
                 with torch.no_grad():
-                    moved.clamp_(0.0, 1.0)
+                    moved.clamp_(-attack.reach, 1.0 + attack.reach)
     return moved.detach()
