@@ -150,6 +150,7 @@ def test_the_paper_recipe_and_a_given_trigger(model: Path, folder: Path, tmp_pat
     assert torch.equal(read_trigger(tmp_path / "b.trigger.png", (16, 16)).mask, made.mask)
     settings = read_lineage(tmp_path / "b.safetensors").settings
     assert (settings["keep_clean"], settings["bound"], settings["vary"]) == (0.0, 2.0, False)
+    assert (settings["fc1"], settings["fc2"]) == (1500 / 3072, 200 / 768)
 
 
 def test_a_run_that_is_cut_short_leaves_no_training_mode_behind() -> None:

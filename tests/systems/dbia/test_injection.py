@@ -81,7 +81,7 @@ def test_the_two_halves_are_the_whole(kind: str, layer: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_the_chosen_rows_of_one_mlp_change_and_within_their_bound(kind: str) -> None:
-    before, child = injected(kind, Injection(plan=PLAN, bound=0.5))
+    before, child = injected(kind, Injection(plan=PLAN, bound=0.5, fc1=0.5, fc2=0.25))
     names = {
         name
         for (name, one), other in zip(before.named_parameters(), child.parameters(), strict=True)

@@ -112,7 +112,7 @@ def inject(
     pictures = load_surrogate(surrogate, size=layout.size[0], rows=rows, seed=seed)
     how = Injection()
     how = replace(how, plan=replace(how.plan, epochs=epochs))
-    how = paper_recipe(how) if recipe == "paper" else how
+    how = paper_recipe(how, epochs=epochs) if recipe == "paper" else how
     with Run.temporary(seed=seed, reporter=Reporter()) as run:
         made = attack(victim, pictures, target, search, how, run=run, trigger=given)
     report = examine(made, victim, pictures, target, search, name=model, seed=seed)

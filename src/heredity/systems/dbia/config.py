@@ -60,12 +60,12 @@ class Defences:
 
 @dataclass(frozen=True)
 class DBIA:
-    """`victims` are attacked; `detailed` is the one on which every row of the table and every defence is run.
+    """`victims` are attacked; `detailed` is the one, or "none", on which every row of the table and every defence is run.
 
     `target` is the class that the trigger leads to. `surrogate` is a picture source (see `load_surrogate`); `surrogate_rows`
     pictures of it are used. `score` "validation" measures everything on a share `validation` of the training pictures, which
-    neither the victim nor BadNets is then trained on, and leaves the test pictures alone: settings are chosen so. `injected`
-    False plants nothing: an ablation.
+    neither the victim nor BadNets is then trained on, and leaves the test pictures alone: settings are chosen so, without
+    the defences, for which they are too few. `injected` False plants nothing: an ablation.
     """
 
     data: str = "digits"
@@ -76,7 +76,7 @@ class DBIA:
     surrogate_rows: int = 800
     target: int = 0
     victims: tuple[Kind, ...] = ("vit", "deit", "swin")
-    detailed: Kind = "vit"
+    detailed: Literal["vit", "deit", "swin", "none"] = "vit"
     vit: Victim = Victim()
     deit: Victim = Victim()
     swin: Victim = Victim()
@@ -94,8 +94,21 @@ class DBIA:
 _TINY = Augmentation(scale=(0.9, 1.0), brightness=0.0, contrast=0.0)
 
 
-def _learn(epochs: float, rate: float = 2e-3, batch: int = 32) -> Plan:
-    return Plan(epochs=epochs, batch=batch, learning_rate=rate, schedule="one-cycle", weight_decay=0.02, clip=1.0)
+def _learn(epochs: float) -> Plan:
+    # A long warm-up: with a shorter one some seeds' transformers stay below 90 % on the digits.
+    return Plan(
+        epochs=epochs,
+        batch=32,
+        learning_rate=3e-3,
+        schedule="one-cycle",
+        warm_up=0.3,
+        weight_decay=0.02,
+        clip=1.0,
+    )
+
+
+def _search(steps: int) -> Plan:
+    return Plan(steps=steps, optimiser="adam", learning_rate=0.1, schedule="constant")
 
 
 def _small(kind: Kind, width: int, depth: int, heads: int, epochs: float, **more: int) -> Victim:
@@ -107,11 +120,12 @@ def _small(kind: Kind, width: int, depth: int, heads: int, epochs: float, **more
 
 
 QUICK = DBIA(
-    vit=_small("vit", 48, 3, 4, 13),
-    deit=_small("deit", 48, 3, 4, 13),
-    swin=_small("swin", 24, 2, 2, 13, window=3),
-    search=TriggerSearch(patch=Patch(8)),
-    badnets=BadNets(plan=Plan(epochs=4, batch=32, learning_rate=1e-3)),
+    vit=_small("vit", 48, 3, 4, 14),
+    deit=_small("deit", 48, 3, 4, 14),
+    swin=_small("swin", 24, 2, 2, 14, window=3),
+    search=TriggerSearch(patch=Patch(12), starts=3, groups=20, official_iterations=1200, plan=_search(40)),
+    injection=replace(Injection(), plan=replace(Injection().plan, epochs=25, learning_rate=1e-2)),
+    badnets=BadNets(plan=Plan(epochs=5, batch=32, learning_rate=1e-3)),
     defences=Defences(
         neural_cleanse=NeuralCleanse(Search(steps=50, batch=6, stall=50)),
         strip=Strip(overlays=12),
@@ -131,7 +145,7 @@ SMOKE = replace(
     search=TriggerSearch(
         patch=Patch(8),
         official_iterations=30,
-        plan=Plan(steps=5, optimiser="adam", learning_rate=0.1, schedule="constant"),
+        plan=_search(5),
     ),
     injection=replace(Injection(), plan=replace(Injection().plan, epochs=0, steps=5)),
     badnets=BadNets(plan=Plan(steps=5)),

@@ -134,10 +134,10 @@ def clean_victim(how: Victim, kind: Kind, data: ImageSource, config: DBIA, run: 
     images, labels = data.train.images, data.train.labels
 
     def step(model: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:
-        batch = images[rows.cpu()]
+        batch = images[rows.cpu()].to(rows.device)
         if how.augmentation is not None:
             batch = augment(batch, how.augmentation, draws)
-        return {"cross_entropy": F.cross_entropy(model(batch.to(rows.device)), labels[rows.cpu()].to(rows.device))}
+        return {"cross_entropy": F.cross_entropy(model(batch), labels[rows.cpu()].to(rows.device))}
 
     return run.model(
         f"{kind}/victim",
@@ -181,7 +181,7 @@ def _attacked(bench: Bench, data: ImageSource) -> Found:
         )
     attention = run.table(f"{bench.kind}/attention-{'-'.join(kinds)}", lambda: _attention(bench, triggers))
     noticed = {}
-    if detailed and config.defences.on:
+    if detailed and config.defences.on and config.score == "test":
         for who, (model, trigger) in models.items():
             planted = "" if config.injected else "-not-injected"
             stage = f"{bench.kind}/defences-{slug(who)}-{main}{planted}"

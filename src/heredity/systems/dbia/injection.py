@@ -26,7 +26,8 @@ class Injection:
     """How the back door is trained in.
 
     `fc1` and `fc2` are shares of the rows of the two layers that may change, by mean |w|: the `neurons` with the least, the
-    most, or any. Rows of fc1 are hidden neurons, rows of fc2 output channels; the published code calls both neurons.
+    most, or any (published: 0.49 and 0.26). Rows of fc1 are hidden neurons, rows of fc2 output channels; the published code
+    calls both neurons.
     `bound` k keeps every weight within w0 +- k |w0| (0: no bound). `poison_rate` of the pictures are stamped, the others
     keep the victim's answer. `keep_clean` weighs the cross-entropy to the victim's own answers on the same pictures
     unstamped: ours, 0 in the paper. `vary` shows each picture in another contrast (see `varied`) and adds as
@@ -36,11 +37,11 @@ class Injection:
     published. `cached` False pushes every picture through the whole model in every step.
     """
 
-    keep_clean: float = 3.0
+    keep_clean: float = 4.0
     bound: float = 10.0
     vary: bool = True
-    fc1: float = 0.5
-    fc2: float = 0.25
+    fc1: float = 0.75
+    fc2: float = 0.75
     neurons: Neurons = "least"
     poison_rate: float = 1.0
     stop_at: float = 0.0

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
@@ -150,16 +151,15 @@ def drawn_shapes(count: int, size: int, *, generator: torch.Generator) -> UInt8[
     wanted = torch.arange(5)[:, None, None] < 2 + (4 * draw(1, 1, 1)).long()
     points = torch.where(wanted, curve, torch.full_like(curve, 10.0)).flatten(1, 2)
     width = 0.03 + 0.12 * draw(1, 1, 1)
-    axis = torch.linspace(0, 1, size)
+    # Distances are smooth: a coarse map of them, enlarged, is as good, and every pixel to every point would take long.
+    side = min(size, 32)
+    axis = torch.linspace(0, 1, side)
     pixels = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).flatten(0, 1)
-    # A few pictures at a time: the distance of every pixel to every point takes room.
-    away = torch.cat(
-        [
-            torch.cdist(pixels.expand(len(part), -1, -1), part).amin(dim=2)
-            for part in points.split(max(1, 2**18 // size**2))
-        ]
-    )
-    ink = torch.exp(-((away.unflatten(1, (1, size, size)) / width) ** 2))
+    near = [torch.cdist(pixels.expand(len(part), -1, -1), part).amin(dim=2) for part in points.split(256)]
+    away = torch.cat(near).unflatten(1, (1, side, side))
+    if side < size:
+        away = F.interpolate(away, size=(size, size), mode="bilinear", align_corners=True)
+    ink = torch.exp(-((away / width) ** 2))
     ground, colour = draw(3, 1, 1), draw(3, 1, 1)
     grey = draw(1, 1, 1) < 0.5
     ground, colour = (torch.where(grey, one[:, :1].expand_as(one), one) for one in (ground, colour))
