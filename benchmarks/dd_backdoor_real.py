@@ -10,7 +10,6 @@ skipped, so that a stopped run goes on. `--table` prints what OUT.jsonl holds an
 import argparse
 import json
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 
 from heredity.core.loop import Plan
 from heredity.core.run import Machine, Run
+from heredity.core.settings import to_plain
 from heredity.nn.encoders import EncoderShape
 from heredity.nn.inference import accuracy
 from heredity.systems.dd_backdoor.config import DDBackdoor
@@ -45,7 +45,7 @@ GROUPS = {1: (1, 1), 10: (2, 5), 50: (10, 5)}
 """Images a class in a step, and steps, of unrolled distillation with so many images a class in all."""
 
 
-def recipe(method: str, per_class: int, network: str, asked: argparse.Namespace) -> Distiller:
+def recipe(method: str, per_class: int, asked: argparse.Namespace) -> Distiller:
     """Short distillations: minutes for the published table's hours."""
     if method == "dc":
         # Every image bears one part in `per_class` of its class's loss.
@@ -67,6 +67,7 @@ def recipe(method: str, per_class: int, network: str, asked: argparse.Namespace)
         learning_rate=asked.dd_rate,
         betas=(0.5, 0.999),
         schedule="cosine",
+        clip=0.3,
     )
     return Unrolled(per_class=each, groups=groups, epochs=max(1, 10 // groups), rate=asked.dd_first, plan=plan)
 
@@ -88,7 +89,7 @@ def cell(name: str, asked: argparse.Namespace, sources: dict[str, str]) -> dict[
     with Run.temporary(seed=asked.seed, limit_steps=asked.limit_steps) as run:
         run.fabric = Machine(accelerator=asked.accelerator).fabric()
         bench = Bench(config, source_of(config, asked.seed), run)
-        distiller = recipe(method, int(per_class), network, asked)
+        distiller = recipe(method, int(per_class), asked)
         make, train = bench.make(method), bench.source.train
         numbers = [KNOWN] if method == "dd" else [STRANGER + k for k in range(asked.strangers)]
         honest, _ = distil(train, distiller, HONEST, config.network, run, name="none", begins=method)
@@ -115,7 +116,7 @@ def cell(name: str, asked: argparse.Namespace, sources: dict[str, str]) -> dict[
                 "pixels": [float(patch.min()), float(patch.max())],
             }
     device = torch.cuda.get_device_name() if run.fabric.device.type == "cuda" else "CPU"
-    settings = {"distiller": asdict(distiller), "attacks": {arm: asdict(attack) for arm, attack in attacks.items()}}
+    settings = {"distiller": to_plain(distiller), "attacks": {arm: to_plain(attack) for arm, attack in attacks.items()}}
     return found | {"seconds": time.monotonic() - began, "device": device, "settings": settings}
 
 
