@@ -151,5 +151,5 @@ def update_patch(
             optimiser.step()
             if attack.pixels == "valid":
                 with torch.no_grad():
-                    moved.clamp_(-attack.reach, 1.0 + attack.reach)
+                    moved.clamp_(0.0 - attack.reach, 1.0 + attack.reach)
     return moved.detach()
