@@ -26,12 +26,12 @@ class Attack:
 
     `size` and `margin` in pixels, from the bottom right corner; `ratio` is the share of all training images that are
     stamped and called `target`. `pixels` "free" lets the patch leave the pixel range, as the published code does; "valid"
-    keeps it a picture, or within `reach` of one (0: 0..1; 1: -1..2). `objective` "neuron" drives the `neurons` hidden units with the largest incoming weights (`chosen`
-    "random": any) to `gain` times their value, on the patch alone on black; "margin" (ours) raises the target's probability
-    on stamped training images. `reading` "published" reads neurons behind the ReLU, where a silent one stays silent.
-    `steps` Adam steps at `rate` make an update; updates come at every `every`-th step of the distillation, and only in its
-    first part, `until` (a share of its steps), so that the images can settle on the last patch; published is 1. `frozen`
-    never updates (the ablation).
+    keeps it a picture, or within `reach` of one (0: 0..1; 1: -1..2). `objective` "neuron" drives the `neurons` hidden units
+    with the largest incoming weights (`chosen` "random": any) to `gain` times their value, on the patch alone on black;
+    "margin" (ours) raises the target's probability on stamped training images. `reading` "published" reads neurons behind
+    the ReLU, where a silent one stays silent. `steps` Adam steps at `rate` make an update; updates come at every `every`-th
+    step of the distillation, and only in its first part, `until` (a share of its steps), so that the images can settle on
+    the last patch; published is 1. `frozen` never updates (the ablation).
     """
 
     kind: Literal["none", "naive", "random", "doorping"] = "none"
