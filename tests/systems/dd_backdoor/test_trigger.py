@@ -134,6 +134,7 @@ def test_a_patch_stays_within_its_reach_of_a_picture() -> None:
         (Attack("naive", target=3), "no class 3"),
         (Attack("naive", ratio=0.001), "stamps 0 of 100"),
         (Attack("doorping", until=0.0), "until 0 of the distillation"),
+        (Attack("doorping", reach=-1.0), "a reach of -1"),
     ],
 )
 def test_attacks_that_do_not_fit_are_refused(attack: Attack, words: str) -> None:

@@ -64,6 +64,10 @@ def check_attack(attack: Attack, *, size: int, classes: int, rows: int) -> None:
         )
     if not 0 <= attack.target < classes:
         raise ConfigError(f"there is no class {attack.target}", remedy=f"choose a target of 0 to {classes - 1}")
+    if attack.reach < 0:
+        raise ConfigError(
+            f"a reach of {attack.reach:g} pixel ranges", remedy="choose 0, which keeps a picture, or more"
+        )
     if not 0 < attack.until <= 1:
         raise ConfigError(
             f"updates until {attack.until:g} of the distillation", remedy="choose a share above 0, up to 1"
