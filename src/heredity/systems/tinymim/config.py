@@ -68,6 +68,7 @@ class TinyMIM:
     score: Literal["test", "validation"] = "test"
     arms: tuple[str, ...] = ("scratch", "mae", "cls", "feature", "relations")
     dense: tuple[str, ...] = ()
+    measure_teacher: bool = False
     stroke: int = 80
     skip_corrupt: bool = False
 
@@ -177,12 +178,14 @@ SMOKE = replace(
     validation=50,
     arms=("scratch", "mae", "cls", "feature", "relations", "last-block", "masked", "sequential"),
     dense=("scratch", "mae", "relations"),
+    measure_teacher=True,
 )
 
 STUDY = replace(
     QUICK,
     arms=tuple(arm for arm in ARMS if arm != "strong-regularisation"),
     dense=("scratch", "mae", "cls", "feature", "relations", "last-block"),
+    measure_teacher=True,
 )
 
 _PUBLISHED_MAE = MAE(
@@ -243,6 +246,7 @@ PAPER = TinyMIM(
     labelled=0,
     validation=0,
     dense=(),
+    measure_teacher=True,
     arms=("scratch", "mae", "cls", "feature", "relations", "last-block"),
 )
 

@@ -60,7 +60,7 @@ def run(config: TinyMIM, run: Run) -> Outcome:
     students = {arm: make_student(bench, arm, teacher) for arm in config.arms}
     found = {arm: examine(bench, arm, student) for arm, student in students.items()}
     probed = {arm: probe(bench, arm, student) for arm, student in students.items()}
-    own = examine(bench, "teacher", teacher)
+    own = examine(bench, "teacher", teacher) if config.measure_teacher else None
     dense = {arm: examine_densely(bench, arm, students[arm]) for arm in config.dense if arm in students}
     figures.draw(bench.test.pictures, teacher, own, students, found, dense, config, run)
     return measured(teacher, own, students, found, probed, dense, config, run, skipped=bench.pictures.skipped)

@@ -23,7 +23,7 @@ _SHOWN = 8
 def draw(
     pictures: Rows,
     teacher: nn.Module,
-    own: Mapping[str, Any],
+    own: Mapping[str, Any] | None,
     students: Mapping[str, Any],
     found: Found,
     dense: Found,
@@ -152,10 +152,15 @@ def _interval(right: str) -> tuple[float, float]:
 
 
 def costs(
-    teacher: nn.Module, own: Mapping[str, Any], students: Mapping[str, Any], found: Found, config: TinyMIM, run: Run
+    teacher: nn.Module,
+    own: Mapping[str, Any] | None,
+    students: Mapping[str, Any],
+    found: Found,
+    config: TinyMIM,
+    run: Run,
 ) -> None:
     """What a picture costs against how many are told right."""
-    rows = {"teacher": (teacher, own)}
+    rows = {} if own is None else {"teacher": (teacher, own)}
     rows |= {arm: (students[arm], found[arm]) for arm in ("relations", "mae", "scratch") if arm in found}
     groups = {
         arm: ((multiply_adds(model, config.size) / 1e6,), (row["accuracy"],)) for arm, (model, row) in rows.items()
@@ -163,6 +168,7 @@ def costs(
     run.figure(
         "cost",
         Points(groups, x="million multiply-adds a picture", y="accuracy %"),
-        caption="Cost against accuracy: students are equal in cost. The teacher is fine-tuned on the same labels.",
+        caption="Cost against accuracy: students are equal in cost."
+        + ("" if own is None else " The teacher is fine-tuned on the same labels."),
         alt="; ".join(f"{arm}: {xs[0]:.2f} million, {ys[0]:.1f} %" for arm, (xs, ys) in groups.items()) + ".",
     )

@@ -18,7 +18,7 @@ Found = Mapping[str, Mapping[str, Any]]
 
 def measured(
     teacher: nn.Module,
-    own: Mapping[str, Any],
+    own: Mapping[str, Any] | None,
     students: Mapping[str, nn.Module],
     found: Found,
     probed: Mapping[str, float],
@@ -31,7 +31,8 @@ def measured(
     """Accuracy and mIoU of each arm, the margins that the claims are about, and what teacher and student cost."""
     metrics = {f"accuracy/{arm}": Metric(row["accuracy"], "%", True) for arm, row in found.items()}
     metrics |= {f"validation/{arm}": Metric(row["validation"], "%", True) for arm, row in found.items()}
-    metrics["accuracy/teacher"] = Metric(own["accuracy"], "%", True)
+    if own is not None:
+        metrics["accuracy/teacher"] = Metric(own["accuracy"], "%", True)
     metrics |= {f"probe/{arm}": Metric(value, "%", True) for arm, value in probed.items()}
     metrics |= {f"miou/{arm}": Metric(row["miou"], "%", True) for arm, row in dense.items()}
     for arm in found:
