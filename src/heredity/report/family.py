@@ -149,7 +149,7 @@ def _card(models: Sequence[Member], x: float, y: float, height: float) -> Card:
         shorten(_common(names), 31),
         shorten(first.made_by, 36),
         detail,
-        shorten(badge, 36) if badge else "",
+        shorten(badge, 31) if badge else "",
         len(models),
         x,
         y,
