@@ -20,8 +20,9 @@ class AttentionDistillation:
 
     "norm" is the paper's distance (equation 3, a mean of Euclidean norms), "squares" that of the published code (a mean over
     all entries). The published `betas` are 500, 1000 and 1000, for wide residual nets; small nets came apart under them, and
-    a tenth is the default. A teacher tuned at a fifth of its rate keeps the backdoor, and so does its student. `shift` is the largest random shift of the training images as a share of their side (4 of 32
-    pixels in the paper) and `flip` mirrors half of them: only for a model that was trained so.
+    a tenth is the default. A teacher tuned at a fifth of its rate keeps the backdoor, and so does its student. `shift` is the
+    largest random shift of the training images as a share of their side (4 of 32 pixels in the paper) and `flip` mirrors
+    half of them: only for a model that was trained so.
     """
 
     teacher: Tuning = field(default_factory=lambda: Tuning(epochs=10, batch=64, learning_rate=5e-2, weight_decay=1e-4))
