@@ -55,6 +55,9 @@ def test_smoke_leaves_everything_a_run_promises(smoke: Path) -> None:
     }
     assert all(claim["measured"]["value"] is not None for claim in results["claims"])
     assert reported == {claim.id for claim in claims_of(SYSTEM) if claim.reported}
+    measured = {name: metric["value"] for name, metric in results["metrics"].items()}
+    without = max(measured["accuracy/scratch"], measured["accuracy/mae"])
+    assert measured["margin/without-teacher"] == pytest.approx(measured["accuracy/relations"] - without)
     figures = {path.stem[3:] for path in (smoke / "figures").glob("*.json")}
     assert figures == {"relations", "losses", "accuracy", "dense", "cost"}
     assert "cannot be shown" not in (smoke / "report.html").read_text()

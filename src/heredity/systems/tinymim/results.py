@@ -39,6 +39,9 @@ def measured(
         if arm != "relations" and "relations" in found:
             margin = found["relations"]["accuracy"] - found[arm]["accuracy"]
             metrics[f"margin/{arm}"] = Metric(margin, "points", True)
+    alone = [found[arm]["accuracy"] for arm in ("scratch", "mae") if arm in found]
+    if alone and "relations" in found:
+        metrics["margin/without-teacher"] = Metric(found["relations"]["accuracy"] - max(alone), "points", True)
     baselines = [row["miou"] for arm, row in dense.items() if ARMS[arm].kind in ("scratch", "mae")]
     if baselines and "relations" in dense:
         metrics["margin/dense"] = Metric(dense["relations"]["miou"] - max(baselines), "points", True)
