@@ -50,8 +50,7 @@ def measured(
         _mean(cells[f"{method}/valid"].attacked) - _mean(cells[f"{method}/naive_valid"].attacked)
         for method in config.methods
     ]
-    naive_valid = [_mean(cells[f"{method}/naive_valid"].attacked) for method in config.methods]
-    metrics["naive/best_attack_success"] = Metric(max(naive + naive_valid))
+    metrics["naive/best_attack_success"] = Metric(max(naive))
     metrics["doorping/lead_over_naive"] = Metric(min(own - other for own, other in zip(free, naive, strict=True)))
     metrics["doorping/lead_inside_range"] = Metric(min(valid))
     metrics["utility/lost"] = Metric(_mean([cells[name].lost for name in published]), "points", False)
