@@ -21,7 +21,7 @@ class DDBackdoor:
     the same patch size and ratio. `strangers` networks learn from each set. `transfers` are other architectures that learn
     from the set that DOORPING made with gradient matching. Settings are chosen with `score` "validation": a share
     `validation` of the training images is then held out, nothing is distilled from it, and it is asked in place of the test
-    images.
+    images; defences, for which it is too few, are left out.
     """
 
     data: str = "digits"

@@ -73,7 +73,8 @@ def run(config: DDBackdoor, run: Run) -> Outcome:
             cells[f"{method}/{name}"] = _cell(bench, method, name, made, honest[method], patch, attack)
             sheets[f"{method}/{name}"] = (made, patch, attack)
     transfers = _transfers(bench, sheets)
-    defences = _defences(bench, *sheets["dc/free"], honest["dc"]) if config.defended and "dc" in honest else {}
+    asked = config.defended and config.score == "test" and "dc" in honest
+    defences = _defences(bench, *sheets["dc/free"], honest["dc"]) if asked else {}
     pictures.results(cells, sheets, run)
     return measured(cells, transfers, defences, config)
 
