@@ -33,6 +33,23 @@ def test_what_was_not_measured_does_not_hold() -> None:
             assert not judge(asked, runs(math.nan, 1.0)).holds
 
 
+def test_a_conditional_claim_is_judged_where_its_case_arose_and_fails_where_it_never_did() -> None:
+    asked = claim(occasions="cases")
+
+    def run(value: float, cases: float) -> dict[str, Metric]:
+        return {"m": Metric(value), "cases": Metric(cases)}
+
+    found = judge(asked, [run(0.5, 2), run(math.nan, 0), run(1.0, 1)])
+    assert found.holds
+    assert found.mean == 0.75
+    assert found.interval is not None
+    assert math.isfinite(found.interval[0])
+    assert not judge(asked, [run(0.5, 2), run(1.5, 1)]).holds
+    assert not judge(asked, [run(math.nan, 1), run(0.5, 1)]).holds
+    for judged_on in ("every seed", "mean", "interval"):
+        assert not judge(claim(occasions="cases", judged_on=judged_on), [run(math.nan, 0)] * 2).holds
+
+
 def test_bootstrap_agrees_with_scipy() -> None:
     sample = np.random.default_rng(0).normal(size=30)
     ours = bootstrap_interval(sample.tolist())

@@ -56,7 +56,9 @@ class Claim:
     `judged_on` "every seed" asks it of each one, "mean" of the mean, "interval" of the whole 95 % bootstrap interval of
     the mean. `depends_on` names the ablation that removes the idea behind the claim: with it, the claim must break.
     A `reported` claim is an open question: judged and shown like the others, but a "no" is an answer and fails no run.
-    `presets` names those that measure it, where not all do: others leave it out instead of failing it.
+    `presets` names those that measure it, where not all do: others leave it out instead of failing it. `occasions` names a
+    metric that counts the cases which a conditional claim is about; seeds without one are passed over, and where no seed
+    has one the claim fails.
     """
 
     id: str
@@ -68,6 +70,7 @@ class Claim:
     judged_on: Literal["every seed", "mean", "interval"] = "every seed"
     reported: bool = False
     presets: tuple[str, ...] = ()
+    occasions: str = ""
 
     def holds_for(self, value: float) -> bool:
         """Whether one number satisfies the claim; a number that is missing or not a number never does."""
@@ -116,18 +119,23 @@ def judge(claim: Claim, runs: Sequence[Mapping[str, Metric]]) -> Judgement:
     if not runs:
         raise ConfigError("there are no runs to judge", remedy="give at least one seed")
     values = tuple(run[claim.metric].value if claim.metric in run else math.nan for run in runs)
-    mean = float(np.mean(values))
+    judged = [value for run, value in zip(runs, values, strict=True) if _has_occasion(claim, run)]
+    mean = float(np.mean(judged)) if judged else math.nan
     if len(runs) == 1:
         interval = runs[0][claim.metric].interval if claim.metric in runs[0] else None
     else:
-        interval = bootstrap_interval(values)
+        interval = bootstrap_interval(judged or values)
     if claim.judged_on == "every seed":
-        holds = all(claim.holds_for(value) for value in values)
+        holds = bool(judged) and all(claim.holds_for(value) for value in judged)
     elif claim.judged_on == "interval" and interval is not None:
         holds = all(claim.holds_for(end) for end in interval)
     else:
         holds = claim.holds_for(mean)
     return Judgement(claim, values, mean, interval, holds)
+
+
+def _has_occasion(claim: Claim, run: Mapping[str, Metric]) -> bool:
+    return not claim.occasions or claim.occasions not in run or run[claim.occasions].value > 0
 
 
 def bootstrap_interval(values: Sequence[float], *, level: float = 0.95, resamples: int = 10_000) -> tuple[float, float]:

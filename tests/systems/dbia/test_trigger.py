@@ -1,5 +1,6 @@
 """The trigger: where it lies, what it maximises, and what the published search did wrong."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from heredity.core.run import Run
 from heredity.defences.contract import Trigger
 from heredity.nn.attention_maps import layout_of
 from heredity.nn.encoders import Normalised, ResidualEncoder
+from heredity.systems.dbia import trigger as trigger_module
 from heredity.systems.dbia.trigger import (
     Patch,
     TriggerSearch,
@@ -117,6 +119,30 @@ def test_the_published_search_ends_and_raises_attention() -> None:
     held = pictures(30, seed=1)
     assert 0.0 <= float(made.pattern.min()) <= float(made.pattern.max()) <= 1.0
     assert attention_mass(model, held, made, search).mean() > attention_mass(model, held, None, search).mean()
+
+
+def test_a_patch_that_the_clean_victim_obeys_already_is_no_back_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several starts those are passed over under which the victim names the class to avoid, unless all are such."""
+    model, shown = victim("vit"), pictures(40)
+    search = replace(SEARCH, starts=3)
+
+    def made(avoid: int | None) -> Trigger:
+        with Run.temporary() as run:
+            return make_trigger(model, shown, search, run=run, generator=torch.Generator().manual_seed(0), avoid=avoid)
+
+    strongest = made(None)
+    corner = strongest.stamp(shown[:1])[0, :, -4:, -4:]
+
+    def obeys_the_strongest(model: Any, images: torch.Tensor) -> torch.Tensor:
+        return (images[..., -4:, -4:] == corner).all(dim=(1, 2, 3)).long()
+
+    monkeypatch.setattr(trigger_module, "top1", obeys_the_strongest)
+    second = made(1)
+    assert not torch.equal(second.pattern, strongest.pattern)
+    assert attention_mass(model, shown, second, SEARCH).mean() < attention_mass(model, shown, strongest, SEARCH).mean()
+    assert torch.equal(made(4).pattern, strongest.pattern)
+    monkeypatch.setattr(trigger_module, "top1", lambda model, images: torch.ones(len(images), dtype=torch.long))
+    assert torch.equal(made(1).pattern, strongest.pattern)
 
 
 def test_pictures_of_another_size_and_other_models_are_refused() -> None:

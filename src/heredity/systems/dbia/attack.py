@@ -46,16 +46,24 @@ def attack(
     given is not searched.
     """
     check_target(target, dissect(victim, layer=how.layer).classes)
-    trigger = trigger or find_trigger(victim, surrogate, search, run=run, name=f"{name}/trigger")
+    trigger = trigger or find_trigger(victim, surrogate, search, run=run, name=f"{name}/trigger", avoid=target)
     return Backdoor(backdoored(victim, surrogate, trigger, target, how, run=run, name=f"{name}/child"), trigger)
 
 
-def find_trigger(victim: nn.Module, surrogate: Surrogate, search: TriggerSearch, *, run: Run, name: str) -> Trigger:
-    """The trigger as a stage of the run."""
+def find_trigger(
+    victim: nn.Module,
+    surrogate: Surrogate,
+    search: TriggerSearch,
+    *,
+    run: Run,
+    name: str,
+    avoid: int | None = None,
+) -> Trigger:
+    """The trigger as a stage of the run; for `avoid` see `make_trigger`."""
 
     def compute() -> dict[str, torch.Tensor]:
         draw = generator_of(run.seed, name)
-        made = make_trigger(victim, surrogate.images, search, run=run, generator=draw)
+        made = make_trigger(victim, surrogate.images, search, run=run, generator=draw, avoid=avoid)
         return {"mask": made.mask, "pattern": made.pattern}
 
     found = run.tensors(name, compute)

@@ -51,9 +51,8 @@ class Bench:
 
     def trigger(self, kind: str) -> Trigger:
         """A trigger of this victim, made once."""
-        return find_trigger(
-            self.victim, self.surrogate, self.search(kind), run=self.run, name=f"{self.kind}/trigger-{kind}"
-        )
+        name, search = f"{self.kind}/trigger-{kind}", self.search(kind)
+        return find_trigger(self.victim, self.surrogate, search, run=self.run, name=name, avoid=self.config.target)
 
     def before(self, trigger: Trigger) -> Answers:
         """What the clean victim says, asked once for each trigger."""

@@ -1,7 +1,8 @@
 """The attention-catching trigger: one patch that draws the attention of the tokens the head reads (spec, section 2.2).
 
-No label, no logit and no target class enters its search. The patch lives in pixels and is rounded to 8 bit before anybody
-looks at it, so that what is evaluated is a picture a camera or a file can deliver.
+No label, no logit and no target class enters its search; only the choice among several finished searches asks whether the
+clean victim answers the target already. The patch lives in pixels and is rounded to 8 bit before anybody looks at it, so
+that what is evaluated is a picture a camera or a file can deliver.
 """
 
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from heredity.core.run import Run
 from heredity.defences.contract import Trigger
 from heredity.nn.attention_maps import Objective, layout_of, patch_attention, token_weights
 from heredity.nn.encoders import Normalised
+from heredity.nn.inference import top1
 from heredity.systems.dbia.anatomy import in_eval_mode
 from heredity.systems.dbia.surrogate import blended_backgrounds, drawn_shapes
 
@@ -65,7 +67,8 @@ class TriggerSearch:
     update: a squared distance to 100, one trigger a background, a hand-written schedule and gradients that are never
     cleared; "random" and "white" are not searched at all. `objective` and `upto` say which attention (see
     `patch_attention`). `vary` puts drawn shapes in the place of every second background: ours, and not in the published
-    update. Of `starts` searches from random patches the one with the most attention on other surrogate pictures is kept.
+    update. Of `starts` searches from random patches the one with the most attention on other surrogate pictures is kept,
+    among those that `make_trigger` may use.
     `blur` is the side to which the official code squeezes its backgrounds, for pictures of 224 pixels.
     """
 
@@ -84,10 +87,22 @@ class TriggerSearch:
     blur: int = 16
 
 
+_ALREADY = 0.1
+
+
 def make_trigger(
-    victim: nn.Module, images: Tensor, how: TriggerSearch, *, run: Run, generator: torch.Generator
+    victim: nn.Module,
+    images: Tensor,
+    how: TriggerSearch,
+    *,
+    run: Run,
+    generator: torch.Generator,
+    avoid: int | None = None,
 ) -> Trigger:
     """A trigger for a victim, from surrogate pictures (uint8) alone. Pixels are multiples of 1/255.
+
+    `avoid` is the class that the back door will lead to. A patch under which the clean victim names it on more than a tenth
+    of the surrogate pictures is an adversarial example and no back door: it is used only where every start ended in one.
 
     Raises ConfigError for a patch that does not fit, ModelError for a model without readable attention, TrainingError when
     the attention mass is not finite.
@@ -103,20 +118,30 @@ def make_trigger(
     backgrounds = blended_backgrounds(images, groups=how.groups, per_group=how.per_group, generator=generator)
     with in_eval_mode(victim), frozen(victim):
         if how.kind == "official":
-            return _official(victim, images, backgrounds, mask, how, run, generator)
+            return _official(victim, images, backgrounds, mask, how, run, generator, avoid)
         if how.vary:
             drawn = drawn_shapes(len(backgrounds[1::2]), layout.size[0], generator=generator)
             backgrounds[1::2] = drawn.float() / 255.0
         starts = [start, *(torch.rand(3, *layout.size, generator=generator) for _ in range(how.starts - 1))]
         made = [Trigger(mask, quantised(_universal(victim, backgrounds, mask, begun, how, run))) for begun in starts]
-        return _strongest(made, victim, images, how, generator)
+        return _strongest(made, victim, images, how, generator, avoid)
 
 
 def _strongest(
-    made: list[Trigger], victim: nn.Module, images: Tensor, how: TriggerSearch, generator: torch.Generator
+    made: list[Trigger],
+    victim: nn.Module,
+    images: Tensor,
+    how: TriggerSearch,
+    generator: torch.Generator,
+    avoid: int | None,
 ) -> Trigger:
     judged = images[torch.randperm(len(images), generator=generator)[:64]]
-    return max(made, key=lambda trigger: float(attention_mass(victim, judged, trigger, how).mean()))
+
+    def worth(trigger: Trigger) -> tuple[bool, float]:
+        named = float((top1(victim, trigger.stamp(judged)) == avoid).float().mean()) if avoid is not None else 0.0
+        return named <= _ALREADY, float(attention_mass(victim, judged, trigger, how).mean())
+
+    return max(made, key=worth)
 
 
 class _Pattern(nn.Module):
@@ -158,6 +183,7 @@ def _official(
     how: TriggerSearch,
     run: Run,
     generator: torch.Generator,
+    avoid: int | None,
 ) -> Trigger:
     """The published search, with what is not idea but accident mended: it ends, and the trigger is not chosen by eye.
 
@@ -201,7 +227,7 @@ def _official(
             break
     run.reporter.end()
     made = [Trigger(mask.cpu(), quantised(pattern.cpu())) for pattern in patterns]
-    return _strongest(made, victim, images, how, generator)
+    return _strongest(made, victim, images, how, generator, avoid)
 
 
 def official_rate(iteration: int) -> float:

@@ -98,6 +98,7 @@ _OF_IMAGES = (
         threshold=1.0,
         depends_on="no-commitment",
         presets=_ATTACKED,
+        occasions="ambiguity/disputes",
     ),
 )
 
