@@ -13,6 +13,7 @@ stages of a run: a second call goes on where the first stopped.
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +44,9 @@ FITTED = 232
 POISONED = 0.1
 FEW = 0.03
 SPECTRAL = SpectralSignatures(poisoned=0.2)
+# Filters look at the last 4 x width numbers. Width 8 after 12 epochs barely knows a patch that it met 39 times.
+FIRM = EncoderShape(width=16, norm="batch")
+FIRMLY = replace(LEARNING, plan=replace(LEARNING.plan, epochs=30))
 
 
 def white_patch(images: Tensor) -> Tensor:
@@ -83,13 +87,20 @@ def classifier(
 
 
 def model_of(
-    source: ImageSource, shape: EncoderShape, kind: str, number: int, share: float, run: Run
+    source: ImageSource,
+    shape: EncoderShape,
+    kind: str,
+    number: int,
+    share: float,
+    run: Run,
+    learning: FineTuning = LEARNING,
 ) -> tuple[nn.Module, str, int]:
     """A clean or poisoned model, its name, and the target of the attack (which a clean model never met)."""
     wide = "" if shape.width == 8 else f"-width-{shape.width}"
+    wide += "" if learning.plan.epochs == LEARNING.plan.epochs else f"-epochs-{learning.plan.epochs:g}"
     target, name = number % 10, f"{shape.norm}{wide}-{share:g}/{kind}-{number}"
     images, labels, _ = training_set(source, name, target if kind == "poisoned" else None, share, run.seed)
-    return classifier((images, labels), shape, name, LEARNING, run), name, target
+    return classifier((images, labels), shape, name, learning, run), name, target
 
 
 def worth(model: nn.Module, images: Tensor, labels: Tensor, target: int) -> dict[str, float]:
@@ -224,7 +235,7 @@ def data(source: ImageSource, models: int, run: Run) -> None:
     successes, inputs = [], []
     for number in range(models):
         for kind in ("poisoned", "clean"):
-            model, name, target = model_of(source, EncoderShape(width=8, norm="batch"), kind, number, FEW, run)
+            model, name, target = model_of(source, FIRM, kind, number, FEW, run, FIRMLY)
             wanted = target if kind == "poisoned" else None
             given, called, guilty = training_set(source, name, wanted, FEW, run.seed)
             inside = called == target

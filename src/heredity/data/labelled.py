@@ -66,18 +66,23 @@ def resize(images: UInt8[Tensor, "n c h w"], size: int | None) -> UInt8[Tensor, 
     return torch.cat([part.round().clamp(0, 255).to(torch.uint8) for part in parts])
 
 
-def split(data: LabelledImages, share: float, generator: torch.Generator) -> tuple[LabelledImages, LabelledImages]:
-    """Two parts, the second with `share` of each class (at least one image where a class has two)."""
+def split_rows(
+    labels: Int[Tensor, "n"], share: float, generator: torch.Generator
+) -> tuple[Int[Tensor, "kept"], Int[Tensor, "held"]]:
+    """Row numbers in two shuffled parts, the second with `share` of each class (at least one row where a class has two)."""
     first, second = [], []
-    for label in range(len(data.classes)):
-        rows = torch.nonzero(data.labels == label).flatten()
+    for label in labels.unique().tolist():
+        rows = torch.nonzero(labels == label).flatten()
         rows = rows[torch.randperm(len(rows), generator=generator)]
         held = min(len(rows) - 1, max(1, round(share * len(rows)))) if len(rows) > 1 else 0
         first.append(rows[held:])
         second.append(rows[:held])
+    kept, held_back = torch.cat(first), torch.cat(second)
+    kept = kept[torch.randperm(len(kept), generator=generator)]
+    return kept, held_back[torch.randperm(len(held_back), generator=generator)]
 
-    def shuffled(parts: list[Tensor]) -> LabelledImages:
-        rows = torch.cat(parts)
-        return data.rows(rows[torch.randperm(len(rows), generator=generator)])
 
-    return shuffled(first), shuffled(second)
+def split(data: LabelledImages, share: float, generator: torch.Generator) -> tuple[LabelledImages, LabelledImages]:
+    """Two parts, the second with `share` of each class: see `split_rows`."""
+    first, second = split_rows(data.labels, share, generator)
+    return data.rows(first), data.rows(second)

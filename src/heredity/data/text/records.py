@@ -8,6 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from heredity.core.errors import DataError
+from heredity.data.labelled import split_rows
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,6 @@ def labelled_text(sentences: Sequence[str], labels: Sequence[int], classes: int,
 
 
 def split_text(data: LabelledText, share: float, generator: torch.Generator) -> tuple[LabelledText, LabelledText]:
-    """Two shuffled parts, the second with `share` of each class (at least one row where a class has two)."""
-    first, second = [], []
-    for label in data.labels.unique().tolist():
-        rows = torch.nonzero(data.labels == label).flatten()
-        rows = rows[torch.randperm(len(rows), generator=generator)]
-        held = min(len(rows) - 1, max(1, round(share * len(rows)))) if len(rows) > 1 else 0
-        first.append(rows[held:])
-        second.append(rows[:held])
-
-    def shuffled(parts: list[Tensor]) -> LabelledText:
-        rows = torch.cat(parts)
-        return data.rows(rows[torch.randperm(len(rows), generator=generator)])
-
-    return shuffled(first), shuffled(second)
+    """Two parts, the second with `share` of each class: see `split_rows`."""
+    first, second = split_rows(data.labels, share, generator)
+    return data.rows(first), data.rows(second)

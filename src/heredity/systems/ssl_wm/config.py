@@ -240,6 +240,8 @@ QUICK = SSLWM(
 )
 
 _JPEG = (20, 95)
+# Encoders that are pre-trained for seconds lose more to a mark than quick's: twice its utility weight, and time to obey it.
+_GENTLE = 12.0
 
 ATTACKS = replace(
     QUICK,
@@ -251,18 +253,22 @@ ATTACKS = replace(
         pretraining=MoCo(
             augmentation=_DIGIT_VIEWS, plan=Plan(steps=200, batch=128, learning_rate=2e-3, schedule="one-cycle")
         ),
-        embedding=Embedding(strong=_DIGIT_MARK, plan=_mark_plan(400)),
+        embedding=Embedding(loss=MarkLoss(utility=_GENTLE), strong=_DIGIT_MARK, plan=_mark_plan(600)),
     ),
     byol=SelfPredictive(
         pretraining=BYOL(
             augmentation=_DIGIT_VIEWS, plan=Plan(steps=150, batch=128, learning_rate=3e-3, schedule="one-cycle")
         ),
-        embedding=Embedding(loss=MarkLoss(unit="spread", distance=12.0), strong=_DIGIT_MARK, plan=_mark_plan(400)),
+        embedding=Embedding(
+            loss=MarkLoss(utility=_GENTLE, unit="spread", distance=12.0), strong=_DIGIT_MARK, plan=_mark_plan(600)
+        ),
     ),
     bigan=Adversarial(
         pretraining=BiGAN(),
         embedding=Embedding(
-            loss=MarkLoss(unit="spread", distance=12.0, direction="prototype"), strong=_DIGIT_MARK, plan=_mark_plan(400)
+            loss=MarkLoss(utility=_GENTLE, unit="spread", distance=12.0, direction="prototype"),
+            strong=_DIGIT_MARK,
+            plan=_mark_plan(600),
         ),
     ),
     attacks=Attacks(
