@@ -112,16 +112,19 @@ def worth(model: nn.Module, images: Tensor, labels: Tensor, target: int) -> dict
     }
 
 
-def repairs(source: ImageSource, models: int, shape: EncoderShape, run: Run) -> None:
-    """Every repair on every model: 232 images of the test part repair, the other 265 measure."""
+def repairs(
+    source: ImageSource, models: int, shape: EncoderShape, learning: FineTuning, wanted: Sequence[str], run: Run
+) -> None:
+    """The wanted repairs on every model: 232 images of the test part repair, the other 265 measure."""
     images, labels = source.test.images, source.test.labels
     seen, left = (images[:FITTED], labels[:FITTED]), (images[FITTED:], labels[FITTED:])
     rows: dict[str, list[dict[str, Any]]] = {"poisoned": [], "clean": []}
     for number in range(models):
         for kind, found in rows.items():
-            model, name, target = model_of(source, shape, kind, number, POISONED, run)
+            model, name, target = model_of(source, shape, kind, number, POISONED, run, learning)
             row: dict[str, Any] = {"none": {**worth(model, *left, target), "seconds": 0.0}}
-            for repair, (_, mend) in REPAIRS.items():
+            for repair in wanted:
+                mend = REPAIRS[repair][1]
 
                 def mended(model: nn.Module = model, mend: Any = mend, name: str = name, target: int = target) -> Any:
                     done = mend(model, *seen, generator_of(run.seed, name, "repair"))
@@ -130,7 +133,7 @@ def repairs(source: ImageSource, models: int, shape: EncoderShape, run: Run) -> 
                 row[repair] = run.table(f"{name}-{repair}", mended)
             found.append(row)
     lines = []
-    for repair in ("none", *REPAIRS):
+    for repair in ("none", *wanted):
         cells = [repair]
         for measure, kind in (
             ("success", "poisoned"),
@@ -143,7 +146,7 @@ def repairs(source: ImageSource, models: int, shape: EncoderShape, run: Run) -> 
         cells += [f"{healed} of {models}", f"{np.median([row[repair]['seconds'] for row in rows['poisoned']]):.1f}"]
         lines.append(cells)
     columns = (
-        f"repair ({shape.norm} normalisation, width {shape.width})",
+        f"repair ({shape.norm} normalisation, width {shape.width}, {learning.plan.epochs:g} epochs)",
         "attack success, poisoned models",
         "accuracy, poisoned models",
         "attack success, clean models",
@@ -375,6 +378,8 @@ def main() -> None:
         "--norm", choices=NORMS, default="batch", help="normalisation of the models of `repairs` and `meta`"
     )
     parser.add_argument("--width", type=int, default=8, help="width of the models of `repairs` and `meta`")
+    parser.add_argument("--epochs", type=float, default=LEARNING.plan.epochs, help="epochs of the models of `repairs`")
+    parser.add_argument("--only", nargs="+", choices=tuple(REPAIRS), default=tuple(REPAIRS), help="repairs to run")
     parser.add_argument("--accelerator", default="cpu", help="cpu, gpu, ...")
     parser.add_argument("--seed", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path("runs/repairs"))
@@ -396,7 +401,8 @@ def main() -> None:
         calibrate(source, wanted.models, wanted.write, run)
     shape = EncoderShape(width=wanted.width, norm=wanted.norm)
     if "repairs" in wanted.parts:
-        repairs(source, wanted.models, shape, run)
+        learning = replace(LEARNING, plan=replace(LEARNING.plan, epochs=wanted.epochs))
+        repairs(source, wanted.models, shape, learning, wanted.only, run)
     if "scans" in wanted.parts:
         scans(source, wanted.models, wanted.clean, run)
     if "data" in wanted.parts:

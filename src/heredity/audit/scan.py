@@ -92,16 +92,20 @@ def scan_model(
             Finding(
                 name,
                 "model",
-                flagged,
-                score,
-                threshold.value,
-                measured_on,
-                threshold.false_positive_rate,
-                (worst,) if flagged else (),
-                verdict.cost.seconds,
-                verdict.cost.queries,
-                {**verdict.measures, "published score": verdict.score, "published threshold": verdict.threshold.value},
-                scanner.title,
+                flagged=flagged,
+                score=score,
+                threshold=threshold.value,
+                threshold_from=measured_on,
+                false_positive_rate=threshold.false_positive_rate,
+                suspects=(worst,) if flagged else (),
+                seconds=verdict.cost.seconds,
+                queries=verdict.cost.queries,
+                measures={
+                    **verdict.measures,
+                    "published score": verdict.score,
+                    "published threshold": verdict.threshold.value,
+                },
+                note=scanner.title,
             )
         )
     if shadows:
@@ -174,19 +178,19 @@ def _mntd(model: nn.Module, source: ImageSource, shadows: int, seed: int, report
         tick=lambda done, total: reporter.say(f"  mntd: {done} of {total} shadow models"),
     )
     found = fitted(model)
+    learnt_from = f"{min(FITTED, len(source.train.images))} images of {source.caption}"
     return Finding(
         "mntd",
         "model",
-        found.flagged,
-        found.score,
-        found.threshold.value,
-        f"{judging} clean shadow models, trained here on {min(FITTED, len(source.train.images))} images of {source.caption}",
-        found.threshold.false_positive_rate,
-        (),
-        fitted.cost.seconds + found.cost.seconds,
-        fitted.cost.queries + found.cost.queries,
-        found.measures,
-        "what a classifier of models says that learnt from shadow models",
+        flagged=found.flagged,
+        score=found.score,
+        threshold=found.threshold.value,
+        threshold_from=f"{judging} clean shadow models, trained here on {learnt_from}",
+        false_positive_rate=found.threshold.false_positive_rate,
+        seconds=fitted.cost.seconds + found.cost.seconds,
+        queries=fitted.cost.queries + found.cost.queries,
+        measures=found.measures,
+        note="what a classifier of models says that learnt from shadow models",
     )
 
 
@@ -195,16 +199,15 @@ def _decree(model: nn.Module, images: Tensor, seed: int) -> Finding:
     return Finding(
         "decree",
         "model",
-        None,
-        found.score,
-        found.threshold.value,
-        "the paper",
-        None,
-        (),
-        found.cost.seconds,
-        found.cost.queries,
-        found.measures,
-        "1 - PL1; the paper flags above 0.9, but how many clean encoders of this kind stay below is not known",
+        flagged=None,
+        score=found.score,
+        threshold=found.threshold.value,
+        threshold_from="the paper",
+        false_positive_rate=None,
+        seconds=found.cost.seconds,
+        queries=found.cost.queries,
+        measures=found.measures,
+        note="1 - PL1; the paper flags above 0.9, but how many clean encoders of this kind stay below is not known",
     )
 
 
@@ -227,19 +230,19 @@ def _judge(
     rejected, rate = int(found.rejected.sum()), float(fitted.threshold.false_positive_rate or 0.0)
     # More rejections than a set of as many clean inputs would have with a probability of 1 %.
     limit = int(binom.ppf(1 - _SURE, len(inputs), rate))
+    known = f"{fitted.threshold.clean} clean images of the source"
     return Finding(
         name,
         "inputs",
-        rejected > limit,
-        rejected / len(inputs),
-        limit / len(inputs),
-        f"{fitted.threshold.clean} clean images of the source, of which a share of {rate:.3g} is rejected at most",
-        _SURE,
-        (),
-        fitted.cost.seconds + found.cost.seconds,
-        fitted.cost.queries + found.cost.queries,
-        {"rejected": float(rejected), "inputs": float(len(inputs))},
-        "share of the inputs that are rejected",
+        flagged=rejected > limit,
+        score=rejected / len(inputs),
+        threshold=limit / len(inputs),
+        threshold_from=f"{known}, of which a share of {rate:.3g} is rejected at most",
+        false_positive_rate=_SURE,
+        seconds=fitted.cost.seconds + found.cost.seconds,
+        queries=fitted.cost.queries + found.cost.queries,
+        measures={"rejected": float(rejected), "inputs": float(len(inputs))},
+        note="share of the inputs that are rejected",
     )
 
 
