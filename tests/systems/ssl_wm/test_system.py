@@ -21,6 +21,7 @@ from heredity.data.images import make_source
 from heredity.report.plain import read_results
 from heredity.systems.ssl_wm import SYSTEM
 from heredity.systems.ssl_wm.config import PRESETS
+from heredity.systems.ssl_wm.experiment import _first
 
 SMALL = {
     "families": ("contrastive",),
@@ -202,3 +203,16 @@ def test_two_processes_agree_with_one(tmp_path: Path) -> None:
         for d in ("1", "2")
     )
     assert (one - two).abs().mean() < 5
+
+
+@pytest.mark.parametrize("halvings", [0, 1, 3, 10])
+def test_pruning_stops_where_the_points_are_lost_and_not_a_step_later(halvings: int) -> None:
+    asked: list[float] = []
+
+    def reached(share: float) -> bool:
+        asked.append(share)
+        return share >= 0.43
+
+    found = _first(reached, 0.4, 0.6, halvings)
+    assert len(asked) == halvings
+    assert 0.43 <= found <= 0.43 + 0.2 / 2**halvings

@@ -124,7 +124,7 @@ QUICK = DBIA(
     deit=_small("deit", 48, 3, 4, 14),
     swin=_small("swin", 24, 2, 2, 14, window=3),
     search=TriggerSearch(patch=Patch(12), starts=3, groups=20, official_iterations=1200, plan=_search(40)),
-    injection=replace(Injection(), plan=replace(Injection().plan, epochs=25, learning_rate=1e-2)),
+    injection=replace(Injection(), keep_clean=2.0, plan=replace(Injection().plan, epochs=30, learning_rate=1e-2)),
     badnets=BadNets(plan=Plan(epochs=5, batch=32, learning_rate=1e-3)),
     defences=Defences(
         neural_cleanse=NeuralCleanse(Search(steps=50, batch=6, stall=50)),

@@ -99,7 +99,7 @@ class Thief:
     """What is done to a stolen encoder, with `rows` labelled images of which a share is for validation.
 
     Pruning goes through `prune_steps` until `lost` points of accuracy are gone; every `prune_verify`-th step and the last
-    one are verified.
+    one are verified. The last step is halved `prune_halvings` times: one step can cost far more than `lost` points.
     """
 
     rows: int = 800
@@ -110,6 +110,7 @@ class Thief:
     scratch: FineTuning = FineTuning()
     prune_steps: tuple[float, ...] = tuple(round(0.2 + 0.02 * step, 2) for step in range(40))
     prune_verify: int = 10
+    prune_halvings: int = 0
     lost: float = 10.0
 
 
@@ -245,6 +246,7 @@ _GENTLE = 12.0
 
 ATTACKS = replace(
     QUICK,
+    thief=replace(QUICK.thief, prune_halvings=3),
     tasks=("classes", "parity"),
     families=("contrastive",),
     contrastive=replace(QUICK.contrastive, embedding=replace(QUICK.contrastive.embedding, jpeg=_JPEG)),

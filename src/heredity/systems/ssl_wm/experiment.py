@@ -1,7 +1,7 @@
 """SSL-WM from end to end: pre-train, mark, steal, prove (Lv et al., NDSS 2024)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -157,18 +157,37 @@ def _pruned(
     at: str, child: nn.Module, task: Task, before: dict[str, Any], config: SSLWM, examine: Any, run: Run
 ) -> dict[str, dict[str, Any]]:
     """The child pruned ever further, verified at each step, until the thief has lost the agreed points of accuracy."""
-    name = at.rsplit("/", 1)[1]
+    name, how = at.rsplit("/", 1)[1], config.thief
     rows: dict[str, dict[str, Any]] = {}
-    for number, share in enumerate(config.thief.prune_steps, start=1):
-        pruned = prune(child, share)
-        lost = before["accuracy"] - 100.0 * accuracy(pruned, *task.test)
-        enough = lost >= config.thief.lost or number == len(config.thief.prune_steps)
-        if enough or number % config.thief.prune_verify == 0:
-            found = examine(f"{at}/pruned-{share:g}", pruned, task)
-            rows[f"{name}-pruned" if enough else f"{name}-pruned-{share:g}"] = {**found, "share": share, "lost": lost}
-        if enough:
+
+    def lost_at(share: float) -> float:
+        return before["accuracy"] - 100.0 * accuracy(prune(child, share), *task.test)
+
+    kept = 0.0
+    for number, step in enumerate(how.prune_steps, start=1):
+        share, costly = step, lost_at(step) >= how.lost
+        if costly:
+            share = _first(lambda share: lost_at(share) >= how.lost, kept, step, how.prune_halvings)
+        last = costly or number == len(how.prune_steps)
+        if last or number % how.prune_verify == 0:
+            found = examine(f"{at}/pruned-{share:g}", prune(child, share), task)
+            rows[f"{name}-pruned" if last else f"{name}-pruned-{share:g}"] = {
+                **found,
+                "share": share,
+                "lost": lost_at(share),
+            }
+        if last:
             break
+        kept = step
     return rows
+
+
+def _first(reached: Callable[[float], bool], low: float, high: float, halvings: int) -> float:
+    """The least value above `low` where something is reached, as it is at `high`, within (high - low) / 2^halvings."""
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        low, high = (low, middle) if reached(middle) else (middle, high)
+    return high
 
 
 def _false_positives(
