@@ -43,7 +43,8 @@ def owner(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"file:{place / 'clean.safetensors'}",
         place / "marked.safetensors",
         images="digits",
-        steps=150,
+        # Keys come from the operating system. After 150 steps two of twelve were not yet found at 1e-4, after 300 all were.
+        steps=400,
         batch=32,
     )
     rows = (digits.images[:400], digits.labels[:400])
