@@ -35,6 +35,7 @@ from heredity.nn.encoders import EncoderShape
 from heredity.systems.dd_backdoor.config import PRESETS
 from heredity.systems.dd_backdoor.distil import Make, distil, networks_of
 from heredity.systems.dd_backdoor.distilled import DistilledSet, Poisoned, poison
+from heredity.systems.dd_backdoor.experiment import attacks_of
 from heredity.systems.dd_backdoor.gradient_matching import GradientMatching
 from heredity.systems.dd_backdoor.networks import hidden_layer, put, weights_of
 from heredity.systems.dd_backdoor.trigger import Attack, first_patch, paste, poisoned_rows, update_patch
@@ -105,7 +106,7 @@ def whole(loop: str, steps: int, seed: int) -> str:
     with Run.temporary(seed=seed) as run:
         began = time.process_time()
         if loop == "ours":
-            attack = preset.free
+            attack = attacks_of(preset, "dc")["free"]
             made, patch = distil(source.train, recipe, attack, preset.network, run)
         else:
             # As published: the patch is updated to the end, at its own rate.

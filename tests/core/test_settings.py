@@ -58,6 +58,10 @@ def test_errors_name_the_field(changes: dict[str, object], words: str) -> None:
         override(Outer(), changes)
 
 
+def test_one_word_is_a_list_of_one() -> None:
+    assert override(Outer(), {"inner.sizes": 7}).inner.sizes == (7,)
+
+
 def test_words_become_values() -> None:
     words = ["--inner.rate", "1e-3", "--inner.sizes=3,4", "--on", "--name", "null-ish", "--learning-rate", "2"]
     assert parse_overrides(words) == {

@@ -62,7 +62,10 @@ def from_plain(kind: type[Config], plain: Any, *, base: Config | None = None) ->
 
 
 def coerce(wanted: Any, value: Any, name: str) -> Any:
-    """Fit a plain value to an annotated type. Raises ConfigError naming the field."""
+    """Fit a plain value to an annotated type; one word where a list is wanted is a list of one.
+
+    Raises ConfigError naming the field.
+    """
     origin, inner = typing.get_origin(wanted), typing.get_args(wanted)
     if origin in (typing.Union, types.UnionType):
         for option in inner:
@@ -74,10 +77,11 @@ def coerce(wanted: Any, value: Any, name: str) -> Any:
         if value in inner:
             return value
         raise ConfigError(f"{name} cannot be {value!r}", remedy=suggestion(str(value), map(str, inner)))
-    elif origin is tuple and isinstance(value, list | tuple):
-        kinds = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is ... else list(inner)
-        if len(kinds) == len(value):
-            return tuple(coerce(kind, item, name) for kind, item in zip(kinds, value, strict=True))
+    elif origin is tuple and isinstance(value, list | tuple | str | int | float):
+        items = value if isinstance(value, list | tuple) else [value]
+        kinds = [inner[0]] * len(items) if len(inner) == 2 and inner[1] is ... else list(inner)
+        if len(kinds) == len(items):
+            return tuple(coerce(kind, item, name) for kind, item in zip(kinds, items, strict=True))
     elif dataclasses.is_dataclass(wanted) and isinstance(value, Mapping):
         return from_plain(typing.cast(type, wanted), value)
     elif dataclasses.is_dataclass(wanted) and isinstance(value, typing.cast(type, wanted)):

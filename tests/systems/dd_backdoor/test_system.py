@@ -16,7 +16,7 @@ from heredity.data.labelled import LabelledImages
 from heredity.report.plain import read_results
 from heredity.systems.dd_backdoor import SYSTEM
 from heredity.systems.dd_backdoor.config import PRESETS
-from heredity.systems.dd_backdoor.experiment import source_of
+from heredity.systems.dd_backdoor.experiment import attacks_of, source_of
 from heredity.systems.dd_backdoor.results import Cell, measured
 
 CPU = Machine(accelerator="cpu")
@@ -132,6 +132,19 @@ def test_a_defence_fails_only_on_an_attack_that_succeeds(success: float, failed:
     defences: dict[str, dict[str, float]] = {"one": {"works": 0.0}, "other": {"works": 1.0}}
     config = override(PRESETS["smoke"], {"methods": ("dc",)})
     assert measured(cells, {}, defences, config).metrics["defences/failed"].value == failed
+
+
+def test_gradient_matching_has_a_pace_of_its_own() -> None:
+    quick = PRESETS["quick"]
+    unrolled, matched = (attacks_of(quick, method) for method in ("dd", "dc"))
+    assert quick.matched is not None
+    assert (matched["free"].steps, matched["free"].until) == (quick.matched.steps, quick.matched.until)
+    assert unrolled["free"] == quick.free
+    assert matched["free"] == replace(quick.free, steps=quick.matched.steps, until=quick.matched.until)
+    assert {name: attack for name, attack in matched.items() if name != "free"} == {
+        name: attack for name, attack in unrolled.items() if name != "free"
+    }
+    assert attacks_of(PRESETS["paper"], "dc")["free"] == PRESETS["paper"].free
 
 
 def test_the_paper_s_network_is_the_published_one() -> None:

@@ -14,10 +14,19 @@ Method = Literal["dd", "dc"]
 
 
 @dataclass(frozen=True)
+class Pace:
+    """The Adam steps of one update of DOORPING's patch, and the share of a distillation after which the patch rests."""
+
+    steps: int
+    until: float
+
+
+@dataclass(frozen=True)
 class DDBackdoor:
     """A data set is distilled by each of `methods`: honestly, and under each of `attacks`; strangers train on the results.
 
-    `naive` and `free` are the published attacks; `valid` is DOORPING kept inside the pixel range, beside `naive_valid` with
+    `naive` and `free` are the published attacks; `matched` replaces the pace of `free` in gradient matching, whose images
+    settle on a patch sooner than unrolled ones. `valid` is DOORPING kept inside the pixel range, beside `naive_valid` with
     the same patch size and ratio. `strangers` networks learn from each set. `transfers` are other architectures that learn
     from the set that DOORPING made with gradient matching. Settings are chosen with `score` "validation": a share
     `validation` of the training images is then held out, nothing is distilled from it, and it is asked in place of the test
@@ -32,6 +41,7 @@ class DDBackdoor:
     matching: GradientMatching = GradientMatching()
     naive: Attack = Attack("naive")
     free: Attack = Attack("doorping", steps=40, rate=0.4)
+    matched: Pace | None = None
     valid: Attack = Attack("doorping", size=4, pixels="valid", objective="margin", steps=5)
     naive_valid: Attack = Attack("naive", size=4)
     stamp: bool = True
@@ -78,8 +88,9 @@ QUICK = DDBackdoor(
         inner=Descent(steps=4, rate=0.1, momentum=0.0, decay=0.0, halved=False),
         plan=Plan(steps=100, batch=1, optimiser="sgd", learning_rate=3.0, momentum=0.5, schedule="constant"),
     ),
-    naive=Attack("naive", ratio=0.03),
-    free=Attack("doorping", ratio=0.03, steps=20, rate=2.0, until=0.4),
+    naive=Attack("naive", ratio=0.04),
+    free=Attack("doorping", ratio=0.04, steps=20, rate=2.0, until=0.4),
+    matched=Pace(steps=40, until=0.6),
     valid=Attack("doorping", size=6, pixels="valid", objective="margin", steps=5, until=0.5),
     naive_valid=Attack("naive", size=6),
     victim=Descent(steps=150, rate=0.02, halved=False),

@@ -60,7 +60,6 @@ class Bench:
 def run(config: DDBackdoor, run: Run) -> Outcome:
     """A provider distils a data set, honestly or not; strangers train on it, and the trigger is tried on them."""
     bench = Bench(config, source_of(config, run.seed), run)
-    attacks = _attacks(config)
     cells: dict[str, Cell] = {}
     sheets: dict[str, tuple[DistilledSet, Tensor, Attack]] = {}
     honest: dict[str, DistilledSet] = {}
@@ -68,7 +67,7 @@ def run(config: DDBackdoor, run: Run) -> Outcome:
         distiller: Distiller = config.unrolled if method == "dd" else config.matching
         of = partial(distil, bench.source.train, distiller, network=config.network, run=run, begins=method)
         honest[method], _ = of(HONEST, name=f"{method}/none")
-        for name, attack in attacks.items():
+        for name, attack in attacks_of(config, method).items():
             made, patch = of(attack, name=f"{method}/{name}")
             cells[f"{method}/{name}"] = _cell(bench, method, name, made, honest[method], patch, attack)
             sheets[f"{method}/{name}"] = (made, patch, attack)
@@ -93,9 +92,11 @@ def source_of(config: DDBackdoor, seed: int) -> ImageSource:
     return ImageSource(train, held, f"{source.caption}, {len(held.labels)} of them held out", source.skipped)
 
 
-def _attacks(config: DDBackdoor) -> dict[str, Attack]:
-    """The attacks by name; without `stamp` (an ablation) none of them stamps an image, though the trigger is still tried."""
-    named = {name: getattr(config, name) for name in ("naive", "free", "naive_valid", "valid")}
+def attacks_of(config: DDBackdoor, method: Method) -> dict[str, Attack]:
+    """A distiller's attacks by name; without `stamp` (an ablation) none stamps an image, but the trigger is tried."""
+    named: dict[str, Attack] = {name: getattr(config, name) for name in ("naive", "free", "naive_valid", "valid")}
+    if config.matched and method == "dc":
+        named["free"] = replace(config.free, steps=config.matched.steps, until=config.matched.until)
     return named if config.stamp else {name: replace(attack, kind="none") for name, attack in named.items()}
 
 

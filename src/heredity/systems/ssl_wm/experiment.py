@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -160,6 +160,7 @@ def _pruned(
     name, how = at.rsplit("/", 1)[1], config.thief
     rows: dict[str, dict[str, Any]] = {}
 
+    @cache
     def lost_at(share: float) -> float:
         return before["accuracy"] - 100.0 * accuracy(prune(child, share), *task.test)
 
