@@ -84,7 +84,12 @@ def cell(name: str, asked: argparse.Namespace, sources: dict[str, str]) -> dict[
     config = DDBackdoor(
         data=sources[data],
         size=asked.size,
-        network=replace(shape, width=shape.width // asked.narrow, hidden=shape.hidden // asked.narrow),
+        network=replace(
+            shape,
+            width=shape.width // asked.narrow,
+            hidden=shape.hidden // asked.narrow,
+            depth=min(shape.depth, asked.depth),
+        ),
         victim=victim,
         strangers=asked.strangers,
         score=asked.score,
@@ -158,6 +163,7 @@ def main() -> None:
     options.add_argument("--accelerator", default="auto")
     options.add_argument("--size", type=int, default=32, help="side of the images, in pixels")
     options.add_argument("--narrow", type=int, default=1, help="divides the networks' widths: 4 for processors")
+    options.add_argument("--depth", type=int, default=3, help="blocks of the ConvNet, at most")
     options.add_argument("--limit-steps", type=int, default=0)
     options.add_argument("--dc-steps", type=int, default=100)
     options.add_argument("--dc-real", type=int, default=64, help="real images of each class in a step")

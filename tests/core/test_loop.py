@@ -105,6 +105,15 @@ def test_a_loss_that_is_not_a_number_names_stage_step_and_term(tmp_path: Path) -
         train(a_run(tmp_path), PLANS[0], poison=5)
 
 
+def test_a_gradient_that_cannot_be_clipped_is_told_in_one_line(tmp_path: Path) -> None:
+    def step(model: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:
+        # The square root of nothing: a loss of zero with an infinite slope.
+        return {"error": (model(INPUTS[rows]) * 0).square().sum().sqrt()}
+
+    with pytest.raises(TrainingError, match=r"step 0: the gradient's norm is nan"):
+        fit(nn.Linear(4, 1), step, rows=50, plan=Plan(steps=2, batch=5, clip=1.0), run=a_run(tmp_path))
+
+
 def test_learning_rates() -> None:
     one_cycle = Plan(learning_rate=1.0, schedule="one-cycle", warm_up=0.2)
     rates = [learning_rate_at(one_cycle, step, 10) for step in range(10)]

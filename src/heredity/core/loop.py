@@ -151,7 +151,7 @@ def fit(
     better) after every epoch when the plan has patience. `turns` follow in every step: `step` moves what none of them
     owns, each turn moves its own module, and nobody's gradients reach the others. `groups` are torch's parameter groups
     where not all parameters learn alike: their own `weight_decay`, and `lr_scale`, which multiplies the plan's rate. Raises
-    TrainingError when a loss is not finite.
+    TrainingError when a loss, or a gradient to be clipped, is not finite.
     """
     fabric = run.fabric
     if rows < 1:
@@ -198,9 +198,10 @@ def fit(
                     torch.tensor(list(found.values()), dtype=torch.float64, device=fabric.device)
                 )
                 found = dict(zip(found, torch.as_tensor(shares).tolist(), strict=True))
-            _check_finite(found, slot.label, state.step)
+            _check_finite({f"loss {name!r}": value for name, value in found.items()}, slot.label, state.step)
             if turn.plan.clip:
-                fabric.clip_gradients(wrapped, optimiser, max_norm=turn.plan.clip)
+                norm = fabric.clip_gradients(wrapped, optimiser, max_norm=turn.plan.clip, error_if_nonfinite=False)
+                _check_finite({"the gradient's norm": float(torch.as_tensor(norm))}, slot.label, state.step)
             optimiser.step()
             optimiser.zero_grad()
             losses |= {f"{turn.name}/{term}" if turn.name else term: value for term, value in found.items()}
@@ -255,11 +256,11 @@ def _rows_of(slot: Slot, step: int, part: int, plan: Plan, rows: int, fabric: Fa
     return portion.chunk(fabric.world_size)[fabric.global_rank]
 
 
-def _check_finite(losses: Mapping[str, float], label: str, step: int) -> None:
-    bad = [name for name, value in losses.items() if not math.isfinite(value)]
+def _check_finite(values: Mapping[str, float], label: str, step: int) -> None:
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
         raise TrainingError(
-            f"stage {label}, step {step}: loss {bad[0]!r} is {losses[bad[0]]}",
+            f"stage {label}, step {step}: {bad[0]} is {values[bad[0]]}",
             remedy="lower the learning rate or set a clip; the last good checkpoint is kept and --resume starts there",
         )
 

@@ -70,6 +70,8 @@ SMOKE = DDBackdoor(
 
 QUICK = DDBackdoor(
     unrolled=Unrolled(
+        # At 0.3 some initial networks break down within the fifteen steps, and what is distilled for them never recovers.
+        rate=0.1,
         # A stamped batch whose loss leaps would hold back Adam's steps for the rest of the distillation: hence the clip.
         plan=Plan(
             steps=120,
