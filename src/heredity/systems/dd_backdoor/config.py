@@ -81,7 +81,7 @@ QUICK = DDBackdoor(
             betas=(0.5, 0.999),
             schedule="cosine",
             clip=0.3,
-        )
+        ),
     ),
     matching=GradientMatching(
         per_class=10,
