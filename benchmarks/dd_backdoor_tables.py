@@ -24,7 +24,7 @@ Group = Sequence[dict[str, Any]]
 
 def claims(groups: Sequence[Group]) -> str:
     """Each claim with its value on every seed of every group."""
-    wholes = [combine(SYSTEM, group) for group in groups]
+    wholes = [combine(SYSTEM, list(group)) for group in groups]
     rows = []
     for at, claim in enumerate(wholes[0]["claims"]):
         found = claim["measured"]
