@@ -3,14 +3,12 @@
 python benchmarks/dbia_tables.py runs/dbia-quick [runs/dbia-confirmation ...]
 """
 
-import json
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from tables import claims, table
+from tables import claims, runs_of, table
 
 from heredity.core.execute import combine
 from heredity.report.numbers import number
@@ -72,10 +70,7 @@ def defences(runs: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     """Print the tables of every directory."""
     for name in sys.argv[1:]:
-        files = sorted(Path(name).glob("seed-*/results.json"), key=lambda file: int(file.parent.name[5:]))
-        if not files:
-            sys.exit(f"{name} holds no seed-N/results.json")
-        runs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        runs = runs_of(name)
         whole = combine(SYSTEM, runs)
         parts = [f"seeds {', '.join(str(seed) for seed in whole['seeds'])}", claims(whole)]
         parts.append(over_seeds(runs, "Attacks", 3, _ATTACKS))

@@ -1,11 +1,12 @@
 """DOORPING, NAIVEATTACK and honest distillation on real pictures: the paper's table, cell by cell.
 
     python benchmarks/dd_backdoor_real.py OUT.jsonl --data mnist=idx:DIR gtsrb=npz:DIR cifar10=cifar10:DIR
-        [--cells mnist/convnet/dc/10 ...] [--arms naive doorping] [--seed 0] [--score test] [--size 16] [--narrow 4]
+        [--cells mnist/convnet/dc/10 ...] [--arms naive doorping] [--seed 0] [--score test]
+        [--size 16] [--narrow 4] [--depth 2]
 
 A cell is DATA/NETWORK/METHOD/IMAGES-A-CLASS. Each is a line of OUT.jsonl as soon as it is known; cells that are there are
 skipped, so that a stopped run goes on. `--table` prints what OUT.jsonl holds and computes nothing. Made for a GPU;
-`--size 16 --narrow 4` is what two cores can do.
+`--size 16 --narrow 4 --depth 2` is what two cores can do.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from heredity.core.run import Machine, Run
 from heredity.core.settings import to_plain
 from heredity.nn.encoders import EncoderShape
 from heredity.nn.inference import accuracy
-from heredity.systems.dd_backdoor.config import DDBackdoor
+from heredity.systems.dd_backdoor.config import PRESETS, DDBackdoor
 from heredity.systems.dd_backdoor.distil import Distiller, distil
 from heredity.systems.dd_backdoor.experiment import HONEST, KNOWN, STRANGER, Bench, source_of
 from heredity.systems.dd_backdoor.gradient_matching import GradientMatching
@@ -43,8 +44,6 @@ ATTACKS = {
         "doorping", ratio=0.1, size=6, pixels="valid", objective="margin", steps=5, until=0.5
     ),
 }
-MATCHED = {"steps": 40, "until": 0.6}
-"""DOORPING's pace in gradient matching, as in the quick preset."""
 GROUPS = {1: (1, 1), 10: (2, 5), 50: (10, 5)}
 """Images a class in a step, and steps, of unrolled distillation with so many images a class in all."""
 
@@ -95,8 +94,9 @@ def cell(name: str, asked: argparse.Namespace, sources: dict[str, str]) -> dict[
         score=asked.score,
     )
     attacks = {arm: ATTACKS[arm] for arm in asked.arms}
-    if method == "dc" and "doorping" in attacks:
-        attacks["doorping"] = replace(attacks["doorping"], **MATCHED)
+    pace = PRESETS["quick"].matched
+    if pace and method == "dc" and "doorping" in attacks:
+        attacks["doorping"] = pace.of(attacks["doorping"])
     began = time.monotonic()
     with Run.temporary(seed=asked.seed, limit_steps=asked.limit_steps) as run:
         run.fabric = Machine(accelerator=asked.accelerator).fabric()
@@ -133,15 +133,16 @@ def cell(name: str, asked: argparse.Namespace, sources: dict[str, str]) -> dict[
 
 
 def line(found: dict[str, Any]) -> str:
-    """One row of the table: accuracies and, behind a slash, success of each attack, in %."""
+    """One row of the table: accuracies and, behind a slash, success of each attack, in %, with the patch's pixels."""
 
     def mean(values: list[float]) -> str:
         return f"{100 * sum(values) / len(values):.1f}"
 
-    arms = [
-        f"{mean(arm['accuracy'])} / {mean(arm['success'])} ({mean(arm['success, honest set'])})"
-        for arm in found["arms"].values()
-    ]
+    arms = []
+    for arm in found["arms"].values():
+        low, high = arm["pixels"]
+        shares = f"{mean(arm['accuracy'])} / {mean(arm['success'])} ({mean(arm['success, honest set'])})"
+        arms.append(f"{shares}, {low:.0f} to {high:.0f}")
     return (
         f"| {found['cell'].replace('/', ' | ')} | {mean(found['honest'])} | "
         + " | ".join(arms)

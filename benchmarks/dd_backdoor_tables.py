@@ -5,14 +5,12 @@ python benchmarks/dd_backdoor_tables.py runs/dd-backdoor-quick [runs/dd-backdoor
 Each directory holds one a seed (seed-N/results.json), as `heredity run --seeds` leaves it.
 """
 
-import json
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from tables import table
+from tables import runs_of, table, verdict
 
 from heredity.core.execute import combine
 from heredity.report.numbers import number
@@ -32,11 +30,10 @@ def claims(groups: Sequence[Group]) -> str:
         for whole in wholes:
             held = whole["claims"][at]
             values = held["measured"]["values"]
-            answer = ("yes" if held["holds"] else "no") if held["reported"] else None
             row += [
                 " / ".join(f"{value:.2f}" for value in values),
                 f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}",
-                f"reported: {answer}" if answer else ("holds" if held["holds"] else "**fails**"),
+                verdict(held),
             ]
         rows.append(row)
     columns = ["claim", "must be", "judged on"]
@@ -83,14 +80,9 @@ def defences(groups: Sequence[Group]) -> str:
 
 def main() -> None:
     """Print the tables over the given directories."""
-    groups: list[Group] = []
-    for name in sys.argv[1:]:
-        files = sorted(Path(name).glob("seed-*/results.json"), key=lambda file: int(file.parent.name[5:]))
-        if len(files) < 2:
-            sys.exit(f"{name} holds fewer than two seed-N/results.json")
-        groups.append([json.loads(file.read_text(encoding="utf-8")) for file in files])
-    if not groups:
-        sys.exit(__doc__)
+    groups: list[Group] = [runs_of(name) for name in sys.argv[1:]]
+    if not groups or min(map(len, groups)) < 2:
+        sys.exit("give directories of two seeds or more")
     for part in (claims(groups), cells(groups), defences(groups)):
         print(part, end="\n\n")
 

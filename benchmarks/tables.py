@@ -23,7 +23,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in line) + " |" for line in lines)
 
 
-def _verdict(claim: dict[str, Any]) -> str:
+def verdict(claim: dict[str, Any]) -> str:
     if claim.get("reported", False):
         return f"reported: {'yes' if claim['holds'] else 'no'}"
     return "holds" if claim["holds"] else "**fails**"
@@ -40,11 +40,19 @@ def claims(results: dict[str, Any]) -> str:
                 number(found["value"]),
                 interval(found.get("interval")) or "–",
                 f"{found['comparison']} {number(found['threshold'])}",
-                _verdict(claim),
+                verdict(claim),
                 ", ".join(number(value) for value in found["values"]),
             )
         )
     return table(("claim", "measured", "95 % interval", "must be", "verdict", "by seed"), rows)
+
+
+def runs_of(directory: str) -> list[dict[str, Any]]:
+    """The results of every seed in a directory (seed-N/results.json), in their order. Ends the script where there is none."""
+    files = sorted(Path(directory).glob("seed-*/results.json"), key=lambda file: int(file.parent.name[5:]))
+    if not files:
+        sys.exit(f"{directory} holds no seed-N/results.json")
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
 def children(results: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Settings of the experiment and its presets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from heredity.core.loop import Plan
@@ -20,13 +20,17 @@ class Pace:
     steps: int
     until: float
 
+    def of(self, attack: Attack) -> Attack:
+        """The attack at this pace."""
+        return replace(attack, steps=self.steps, until=self.until)
+
 
 @dataclass(frozen=True)
 class DDBackdoor:
     """A data set is distilled by each of `methods`: honestly, and under each of `attacks`; strangers train on the results.
 
-    `naive` and `free` are the published attacks; `matched` replaces the pace of `free` in gradient matching, whose images
-    settle on a patch sooner than unrolled ones. `valid` is DOORPING kept inside the pixel range, beside `naive_valid` with
+    `naive` and `free` are the published attacks; `matched` replaces the pace of `free` in gradient matching, which bears
+    longer and later updates than unrolling. `valid` is DOORPING kept inside the pixel range, beside `naive_valid` with
     the same patch size and ratio. `strangers` networks learn from each set. `transfers` are other architectures that learn
     from the set that DOORPING made with gradient matching. Settings are chosen with `score` "validation": a share
     `validation` of the training images is then held out, nothing is distilled from it, and it is asked in place of the test
@@ -70,7 +74,7 @@ SMOKE = DDBackdoor(
 
 QUICK = DDBackdoor(
     unrolled=Unrolled(
-        # At 0.3 some initial networks break down within the fifteen steps, and what is distilled for them never recovers.
+        # At 0.3 one or two distillations in ten hardly leave the loss of chance (docs, "What failed before").
         rate=0.1,
         # A stamped batch whose loss leaps would hold back Adam's steps for the rest of the distillation: hence the clip.
         plan=Plan(

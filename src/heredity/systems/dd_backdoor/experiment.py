@@ -96,7 +96,7 @@ def attacks_of(config: DDBackdoor, method: Method) -> dict[str, Attack]:
     """A distiller's attacks by name; without `stamp` (an ablation) none stamps an image, but the trigger is tried."""
     named: dict[str, Attack] = {name: getattr(config, name) for name in ("naive", "free", "naive_valid", "valid")}
     if config.matched and method == "dc":
-        named["free"] = replace(config.free, steps=config.matched.steps, until=config.matched.until)
+        named["free"] = config.matched.of(config.free)
     return named if config.stamp else {name: replace(attack, kind="none") for name, attack in named.items()}
 
 
