@@ -60,7 +60,7 @@ def recipe(method: str, per_class: int, asked: argparse.Namespace) -> Distiller:
             momentum=0.5,
             schedule="constant",
         )
-        inner = Descent(steps=5, rate=0.02, momentum=0.9, decay=0.0, halved=False)
+        inner = Descent(steps=asked.dc_inner, rate=asked.dc_inner_rate, momentum=0.9, decay=0.0, halved=False)
         return GradientMatching(per_class=per_class, outer=5, real=asked.dc_real, start="real", inner=inner, plan=plan)
     each, groups = GROUPS[per_class]
     plan = Plan(
@@ -79,7 +79,7 @@ def cell(name: str, asked: argparse.Namespace, sources: dict[str, str]) -> dict[
     """Accuracy and success of every arm, means over networks, in shares."""
     data, network, method, per_class = name.split("/")
     shape = NETWORKS[network]
-    victim = Descent(steps=asked.victim_steps, rate=0.03, halved=False)
+    victim = Descent(steps=asked.victim_steps, rate=asked.victim_rate, halved=False)
     config = DDBackdoor(
         data=sources[data],
         size=asked.size,
@@ -161,6 +161,7 @@ def main() -> None:
     options.add_argument("--score", choices=("test", "validation"), default="test")
     options.add_argument("--strangers", type=int, default=3)
     options.add_argument("--victim-steps", type=int, default=300)
+    options.add_argument("--victim-rate", type=float, default=0.03, help="0.01 for AlexNet, which dies of more")
     options.add_argument("--accelerator", default="auto")
     options.add_argument("--size", type=int, default=32, help="side of the images, in pixels")
     options.add_argument("--narrow", type=int, default=1, help="divides the networks' widths: 4 for processors")
@@ -169,6 +170,8 @@ def main() -> None:
     options.add_argument("--dc-steps", type=int, default=100)
     options.add_argument("--dc-real", type=int, default=64, help="real images of each class in a step")
     options.add_argument("--dc-rate", type=float, default=0.3)
+    options.add_argument("--dc-inner", type=int, default=5, help="steps of a network between two outer ones")
+    options.add_argument("--dc-inner-rate", type=float, default=0.02)
     options.add_argument("--dd-steps", type=int, default=100)
     options.add_argument("--dd-rate", type=float, default=0.05)
     options.add_argument("--dd-first", type=float, default=0.1)

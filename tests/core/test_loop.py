@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from heredity.core.errors import ConfigError, TrainingError
@@ -112,6 +114,26 @@ def test_a_gradient_that_cannot_be_clipped_is_told_in_one_line(tmp_path: Path) -
 
     with pytest.raises(TrainingError, match=r"step 0: the gradient's norm is nan"):
         fit(nn.Linear(4, 1), step, rows=50, plan=Plan(steps=2, batch=5, clip=1.0), run=a_run(tmp_path))
+
+
+def test_an_overflow_in_half_precision_costs_a_step_and_not_the_training(tmp_path: Path) -> None:
+    # torch's own scale of 65 536 overflows at once where the slope is 10 000; the scaler halves it until it does not.
+    scaled = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    run = Run(tmp_path, fabric=Fabric(accelerator="cpu", devices=1, plugins=[scaled]), seed=3)
+    kept: list[bool] = []
+    model = nn.Linear(4, 1, bias=False)
+    before = [model.weight.detach().clone()]
+
+    def step(wrapped: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:
+        kept.append(torch.equal(model.weight, before[-1]))
+        before.append(model.weight.detach().clone())
+        return {"error": (wrapped(torch.ones(len(rows), 4)) * 1e4).sum()}
+
+    plan = Plan(steps=20, batch=5, clip=1.0, optimiser="sgd", learning_rate=1e-3, schedule="constant")
+    fit(model, step, rows=50, plan=plan, run=run)
+    assert kept[1]
+    assert not kept[-1]
+    assert torch.isfinite(model.weight).all()
 
 
 def test_learning_rates() -> None:
