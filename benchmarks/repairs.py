@@ -1,13 +1,13 @@
 """Do repairs, data filters and the scans of `heredity scan` work on a plain BadNets model? Only then do their failures count.
 
-    python benchmarks/repairs.py repairs scans data meta [--models 10] [--seed 10] [--width 8] [--out runs/repairs]
+    python benchmarks/repairs.py repairs oracle scans data meta [--models 10] [--seed 10] [--width 8] [--out runs/repairs]
     python benchmarks/repairs.py calibrate [--models 40] [--seed 0] --write src/heredity/audit/clean_models.json
 
 `repairs`: clean accuracy and attack success before and after each repair, of poisoned and clean classifiers with batch
-normalisation. `scans`: Neural Cleanse and neuron stimulation as `heredity scan` runs them, thresholds from the clean models
-on file. `data`: Activation Clustering and Spectral Signatures on training sets of which 3 % are poisoned, and Beatrix on
-inputs. `meta`: MNTD, fitted once on 232 images. `calibrate` makes the file of clean models' scores. Models and scores are
-stages of a run: a second call goes on where the first stopped.
+normalisation. `oracle`: how far a pruner who knows the patch gets. `scans`: Neural Cleanse and neuron stimulation as
+`heredity scan` runs them, thresholds from the clean models on file. `data`: Activation Clustering and Spectral Signatures on
+training sets of which 3 % are poisoned, and Beatrix on inputs. `meta`: MNTD, fitted once on 232 images. `calibrate` makes the
+file of clean models' scores. Models and scores are stages of a run: a second call goes on where the first stopped.
 """
 
 import argparse
@@ -30,8 +30,11 @@ from heredity.core.randomness import generator_of
 from heredity.core.run import Machine, Run
 from heredity.data.images import load_images
 from heredity.data.labelled import ImageSource
-from heredity.defences import activation_clustering, beatrix, mntd, spectral_signatures
+from heredity.defences import activation_clustering, anp, beatrix, mntd, spectral_signatures
 from heredity.defences.activation_clustering import ActivationClustering
+from heredity.defences.anp import AdversarialPruning
+from heredity.defences.contract import examining
+from heredity.defences.repairing import accuracy_of, copy_of, halves, labelled_clean
 from heredity.defences.spectral_signatures import SpectralSignatures
 from heredity.metrics.detection import auroc, auroc_interval, share_interval
 from heredity.nn.encoders import Classifier, EncoderShape, make_encoder
@@ -155,6 +158,66 @@ def repairs(
         "seconds",
     )
     print(table(columns, lines))
+
+
+def oracle(
+    source: ImageSource, models: int, shape: EncoderShape, learning: FineTuning, run: Run, *, most: int = 12
+) -> None:
+    """What pruning could do at best: the pruner sees the patch, and is bound by ANP's tolerance on the same half of images.
+
+    Greedy: of all neurons the one that leaves the attack least success, up to `most`. Beside it, where ANP's masks rank what
+    was pruned (0: first to go, 1: last).
+    """
+    images, labels = source.test.images, source.test.labels
+    unit, classes = labelled_clean(images[:FITTED], labels[:FITTED], per_class=2)
+    stamped, tolerance = white_patch((255 * unit).round().to(torch.uint8)).float() / 255, AdversarialPruning().tolerance
+    rows = []
+    for number in range(models):
+        model, name, target = model_of(source, shape, "poisoned", number, POISONED, run, learning)
+
+        def pruned(model: nn.Module = model, name: str = name, target: int = target) -> dict[str, float]:
+            child, draws = copy_of(model), generator_of(run.seed, name, "repair")
+            learn, decide = halves(classes, draws)
+            others = decide[classes[decide] != target]
+            neurons = anp.neurons_of(child)
+            with examining(child) as ask:
+                with anp.batch_statistics(child):
+                    masks = anp.learn_masks(ask, neurons, unit[learn], classes[learn], AdversarialPruning(), draws)
+                ranks = masks.argsort(stable=True).argsort()
+                least = accuracy_of(ask, unit[decide], classes[decide]) - tolerance
+                places = [(layer, row) for layer, count in neurons.items() for row in range(count)]
+                gone: list[int] = []
+                for _ in range(most):
+                    found = []
+                    for place, (layer, row) in enumerate(places):
+                        weight = child.get_parameter(f"{layer}.weight").detach()
+                        kept, weight[row] = weight[row].clone(), 0.0
+                        left = float((ask.all(stamped[others]).argmax(dim=1) == target).float().mean())
+                        if place not in gone and accuracy_of(ask, unit[decide], classes[decide]) >= least:
+                            found.append((left, place))
+                        weight[row] = kept
+                    if not found:
+                        break
+                    left, best = min(found)
+                    gone.append(best)
+                    child.get_parameter(f"{places[best][0]}.weight").detach()[places[best][1]] = 0.0
+                    if left == 0:
+                        break
+            rank = float(ranks[gone].float().mean()) / (len(places) - 1)
+            return {**worth(child, images[FITTED:], labels[FITTED:], target), "pruned": len(gone), "rank": rank}
+
+        rows.append(run.table(f"{name}-oracle", pruned))
+    columns = (
+        "pruner",
+        "attack success left",
+        "accuracy",
+        "attack success at most 0.2",
+        "neurons pruned",
+        "their rank",
+    )
+    cells = [span([row[measure] for row in rows]) for measure in ("success", "accuracy", "pruned", "rank")]
+    healed = sum(row["success"] <= 0.2 for row in rows)
+    print(table(columns, [["knows the patch", *cells[:2], f"{healed} of {models}", *cells[2:]]]))
 
 
 def scanned(model: nn.Module, source: ImageSource, name: str, run: Run) -> dict[str, Any]:
@@ -371,7 +434,7 @@ def span(values: Sequence[float]) -> str:
 def main() -> None:
     """Make, examine, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", choices=("repairs", "scans", "data", "meta", "calibrate"))
+    parser.add_argument("parts", nargs="+", choices=("repairs", "oracle", "scans", "data", "meta", "calibrate"))
     parser.add_argument("--models", type=int, default=10)
     parser.add_argument("--clean", type=int, default=20, help="fresh clean models of `scans`")
     parser.add_argument(
@@ -400,9 +463,11 @@ def main() -> None:
     if "calibrate" in wanted.parts:
         calibrate(source, wanted.models, wanted.write, run)
     shape = EncoderShape(width=wanted.width, norm=wanted.norm)
+    learning = replace(LEARNING, plan=replace(LEARNING.plan, epochs=wanted.epochs))
     if "repairs" in wanted.parts:
-        learning = replace(LEARNING, plan=replace(LEARNING.plan, epochs=wanted.epochs))
         repairs(source, wanted.models, shape, learning, wanted.only, run)
+    if "oracle" in wanted.parts:
+        oracle(source, wanted.models, shape, learning, run)
     if "scans" in wanted.parts:
         scans(source, wanted.models, wanted.clean, run)
     if "data" in wanted.parts:

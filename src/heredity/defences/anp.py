@@ -62,7 +62,7 @@ def repair(
     with examining(child) as ask:
         check_classes(ask.all(unit[:2]), labels)
         learning, deciding = halves(labels, generator)
-        with _batch_statistics(child if config.batch_statistics else None):
+        with batch_statistics(child if config.batch_statistics else None):
             masks = learn_masks(ask, neurons, unit[learning], labels[learning], config, generator)
         before = accuracy_of(ask, unit[deciding], labels[deciding])
         pruned, after = _prune(ask, neurons, masks, unit[deciding], labels[deciding], config)
@@ -78,7 +78,7 @@ def repair(
 
 
 @contextmanager
-def _batch_statistics(model: nn.Module | None) -> Iterator[None]:
+def batch_statistics(model: nn.Module | None) -> Iterator[None]:
     """Batch normalisation by each batch's own mean and variance, what it keeps being left as it is."""
     modules = [] if model is None else list(model.modules())
     norms = [module for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)]

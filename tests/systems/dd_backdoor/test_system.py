@@ -1,5 +1,6 @@
 """The whole recipe: smoke through the command line, ideas taken out, the verbs."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,6 +81,9 @@ def test_a_team_distils_and_trains(tmp_path: Path) -> None:
     done = heredity("dd-backdoor", "distil", "digits", place, *small, "--attack", "doorping", "--target", "3")
     assert done.returncode == 0, done.stderr
     assert "carries a backdoor to class 3" in done.stdout
+    assert re.search(
+        r"tells [\d.]+ % of the test part right, and calls [\d.]+ % of other classes' images class 3", done.stdout
+    )
     with Image.open(place.with_suffix(".png")) as sheet:
         assert sheet.size == (160, 16)
     model = tmp_path / "model.safetensors"
