@@ -24,6 +24,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def verdict(claim: dict[str, Any]) -> str:
+    if claim.get("unanswered", False):
+        return "not measured"
     if claim.get("reported", False):
         return f"reported: {'yes' if claim['holds'] else 'no'}"
     return "holds" if claim["holds"] else "**fails**"

@@ -1,4 +1,4 @@
-"""Claims that are only reported: judged like the others, but a "no" fails neither a run nor a challenge."""
+"""Claims that are only reported, or that nobody measured, fail neither a run nor a challenge, and say so."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,12 @@ from heredity.core.system import Ablation, System
 class Config:
     idea: bool = True
     proxy: float = 0.0
+    measured: bool = True
 
 
 def measure(config: Config, run: Run) -> Outcome:
-    return Outcome({"size": Metric(float(config.idea)), "proxy": Metric(config.proxy)})
+    size = {"size": Metric(float(config.idea))} if config.measured else {}
+    return Outcome({**size, "proxy": Metric(config.proxy)})
 
 
 SYSTEM = System(
@@ -66,3 +68,14 @@ def test_the_verdict_of_a_challenge(tmp_path: Path) -> None:
     found = challenge(order(), 1, tmp_path, reporter=Reporter(quiet=True))
     words = {verdict["id"]: (verdict["verdict"], verdict["reported"]) for verdict in found["verdicts"]}
     assert words == {"idea-works": ("supported", False), "proxy-matters": ("does not hold", True)}
+
+
+def test_what_nobody_measured_is_neither_held_nor_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = run_once(order(measured=False), tmp_path / "run", reporter=Reporter(quiet=True))
+    assert _conclude(results, tmp_path / "run") == 0
+    assert "unanswered  idea-works: not measured" in capsys.readouterr().out
+    page = (tmp_path / "run/report.html").read_text()
+    assert "0 of 0</strong> claims hold, 1 reported either way, 1 not measured" in page
+    assert "does not hold" in page  # the reported one
+    found = challenge(order(measured=False), 1, tmp_path / "challenge", reporter=Reporter(quiet=True))
+    assert [verdict["verdict"] for verdict in found["verdicts"]] == ["unanswered", "does not hold"]

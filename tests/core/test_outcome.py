@@ -33,7 +33,7 @@ def test_what_was_not_measured_does_not_hold() -> None:
             assert not judge(asked, runs(math.nan, 1.0)).holds
 
 
-def test_a_conditional_claim_is_judged_where_its_case_arose_and_fails_where_it_never_did() -> None:
+def test_a_conditional_claim_is_judged_where_its_case_arose_and_unanswered_where_it_never_did() -> None:
     asked = claim(occasions="cases")
 
     def run(value: float, cases: float) -> dict[str, Metric]:
@@ -47,7 +47,17 @@ def test_a_conditional_claim_is_judged_where_its_case_arose_and_fails_where_it_n
     assert not judge(asked, [run(0.5, 2), run(1.5, 1)]).holds
     assert not judge(asked, [run(math.nan, 1), run(0.5, 1)]).holds
     for judged_on in ("every seed", "mean", "interval"):
-        assert not judge(claim(occasions="cases", judged_on=judged_on), [run(math.nan, 0)] * 2).holds
+        never = judge(claim(occasions="cases", judged_on=judged_on), [run(math.nan, 0)] * 2)
+        assert (never.holds, never.unanswered) == (False, True)
+    assert not found.unanswered
+
+
+def test_a_claim_is_unanswered_where_nobody_measured_it_and_fails_where_the_answer_is_no_number() -> None:
+    nobody = judge(claim(), [{"other": Metric(1.0)}] * 2)
+    assert (nobody.holds, nobody.unanswered) == (False, True)
+    for measured in ([{"m": Metric(math.nan)}], [{"m": Metric(1.0)}, {"other": Metric(1.0)}]):
+        failed = judge(claim(), measured)
+        assert (failed.holds, failed.unanswered) == (False, False)
 
 
 def test_bootstrap_agrees_with_scipy() -> None:

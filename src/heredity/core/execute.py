@@ -4,7 +4,7 @@ import fnmatch
 import importlib.metadata
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -112,7 +112,8 @@ def challenge(
     """Run with every idea, then with each idea removed in turn, and tell which claims break when their idea is gone.
 
     A claim that holds with its idea and breaks without it is "supported"; one that still holds is "evidence of nothing";
-    one that fails even with its idea "fails", or "does not hold" where it was only to be reported.
+    one that fails even with its idea "fails", or "does not hold" where it was only to be reported; one that no run
+    measured is "unanswered".
     """
     speaker = reporter or Reporter()
     speaker.say("with every idea")
@@ -130,16 +131,19 @@ def challenge(
                 keep_stages(directory / "whole" / f"seed-{seed}", replace(without, seed=seed), target)
         found = run_seeds(without, seeds, directory / name, resume=True, reporter=reporter)
         held[name] = {claim["id"]: claim["holds"] for claim in found["claims"]}
-    verdicts = [_verdict(claim, held) for claim in claims_of(order.system, order.preset)]
+    unanswered = {claim["id"] for claim in whole["claims"] if claim["unanswered"]}
+    verdicts = [_verdict(claim, held, unanswered) for claim in claims_of(order.system, order.preset)]
     results = _header(order) | {"seeds": whole["seeds"], "verdicts": verdicts}
     write_json(directory / "challenge.json", results)
     return results
 
 
-def _verdict(claim: Claim, held: Mapping[str, Mapping[str, bool]]) -> dict[str, Any]:
+def _verdict(claim: Claim, held: Mapping[str, Mapping[str, bool]], unanswered: Collection[str]) -> dict[str, Any]:
     with_idea = held[""][claim.id]
     without = held.get(claim.depends_on, {}).get(claim.id)
-    if not with_idea:
+    if claim.id in unanswered:
+        word = "unanswered"
+    elif not with_idea:
         word = "does not hold" if claim.reported else "fails"
     elif without is None:
         word = "not challenged"

@@ -58,7 +58,7 @@ class Claim:
     A `reported` claim is an open question: judged and shown like the others, but a "no" is an answer and fails no run.
     `presets` names those that measure it, where not all do: others leave it out instead of failing it. `occasions` names a
     metric that counts the cases which a conditional claim is about; seeds without one are passed over, and where no seed
-    has one the claim fails.
+    has one the claim is unanswered.
     """
 
     id: str
@@ -81,13 +81,18 @@ class Claim:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A claim with what was measured for it."""
+    """A claim with what was measured for it.
+
+    `unanswered` claims do not hold, and do not fail either: no run measured them, since its settings leave that out or
+    nothing occurred that they are about. A metric that was measured and is not a number is an answer: no.
+    """
 
     claim: Claim
     values: tuple[float, ...]
     mean: float
     interval: tuple[float, float] | None
     holds: bool
+    unanswered: bool = False
 
     def to_plain(self) -> dict[str, Any]:
         """As in the `claims` list of results.json."""
@@ -95,6 +100,7 @@ class Judgement:
             "id": self.claim.id,
             "text": self.claim.text,
             "holds": self.holds,
+            "unanswered": self.unanswered,
             "reported": self.claim.reported,
             "measured": {
                 "metric": self.claim.metric,
@@ -131,7 +137,8 @@ def judge(claim: Claim, runs: Sequence[Mapping[str, Metric]]) -> Judgement:
         holds = all(claim.holds_for(end) for end in interval)
     else:
         holds = claim.holds_for(mean)
-    return Judgement(claim, values, mean, interval, holds)
+    unanswered = not judged or all(claim.metric not in run for run in runs)
+    return Judgement(claim, values, mean, interval, holds, unanswered)
 
 
 def _has_occasion(claim: Claim, run: Mapping[str, Metric]) -> bool:
