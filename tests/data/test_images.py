@@ -57,6 +57,27 @@ def test_digits_split_without_overlap_and_by_seed() -> None:
     assert torch.bincount(first.test.labels).min() > 30
 
 
+def test_what_comes_class_by_class_is_shuffled_and_nothing_else(tmp_path: Path) -> None:
+    """A detector that takes the first hundred rows of a folder would otherwise see one class."""
+    images, labels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), dtype=np.uint8), np.arange(60) % 3
+
+    def read(order: np.ndarray, seed: int) -> tuple[torch.Tensor, list[int]]:
+        for part in ("train", "test"):
+            np.savez(tmp_path / f"{part}.npz", images=images[order], labels=labels[order])
+        found = load_images(f"npz:{tmp_path}", seed=seed)
+        assert found.train.labels.tolist() == found.test.labels.tolist()
+        return found.train.images, found.train.labels.tolist()
+
+    by_class, as_it_is = np.argsort(labels, kind="stable"), np.arange(60)
+    pictures, told = read(by_class, 0)
+    assert len(set(told[:15])) == 3
+    assert (told, sorted(told)) == (read(by_class, 0)[1], sorted(labels.tolist()))
+    assert told != read(by_class, 1)[1]
+    known = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
+    assert [known[image.permute(1, 2, 0).contiguous().numpy().tobytes()] for image in pictures] == told
+    assert read(as_it_is, 0)[1] == labels.tolist()
+
+
 def test_photograph_tiles_come_from_disjoint_halves() -> None:
     found = load_images("photos", size=32)
     assert len(found.train.classes) >= 5
