@@ -60,7 +60,7 @@ def recipe(method: str, per_class: int, asked: argparse.Namespace) -> Distiller:
             momentum=0.5,
             schedule="constant",
         )
-        inner = Descent(steps=asked.dc_inner, rate=asked.dc_inner_rate, momentum=0.9, decay=0.0, halved=False)
+        inner = Descent(steps=5, rate=0.02, momentum=0.9, decay=0.0, halved=False)
         return GradientMatching(per_class=per_class, outer=5, real=asked.dc_real, start="real", inner=inner, plan=plan)
     each, groups = GROUPS[per_class]
     plan = Plan(
@@ -170,8 +170,6 @@ def main() -> None:
     options.add_argument("--dc-steps", type=int, default=100)
     options.add_argument("--dc-real", type=int, default=64, help="real images of each class in a step")
     options.add_argument("--dc-rate", type=float, default=0.3)
-    options.add_argument("--dc-inner", type=int, default=5, help="steps of a network between two outer ones")
-    options.add_argument("--dc-inner-rate", type=float, default=0.02)
     options.add_argument("--dd-steps", type=int, default=100)
     options.add_argument("--dd-rate", type=float, default=0.05)
     options.add_argument("--dd-first", type=float, default=0.1)

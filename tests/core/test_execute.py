@@ -1,4 +1,4 @@
-"""Claims that are only reported, or that nobody measured, fail neither a run nor a challenge, and say so."""
+"""Claims that are only reported fail neither a run nor a challenge; those that nobody measured are confirmed by neither."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +70,11 @@ def test_the_verdict_of_a_challenge(tmp_path: Path) -> None:
     assert words == {"idea-works": ("supported", False), "proxy-matters": ("does not hold", True)}
 
 
-def test_what_nobody_measured_is_neither_held_nor_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_nobody_measured_is_called_so_and_not_confirmed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     results = run_once(order(measured=False), tmp_path / "run", reporter=Reporter(quiet=True))
-    assert _conclude(results, tmp_path / "run") == 0
+    assert _conclude(results, tmp_path / "run") == 3
     assert "unanswered  idea-works: not measured" in capsys.readouterr().out
     page = (tmp_path / "run/report.html").read_text()
     assert "0 of 0</strong> claims hold, 1 reported either way, 1 not measured" in page

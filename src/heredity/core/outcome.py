@@ -83,7 +83,7 @@ class Claim:
 class Judgement:
     """A claim with what was measured for it.
 
-    `unanswered` claims do not hold, and do not fail either: no run measured them, since its settings leave that out or
+    `unanswered` claims do not hold, and no run showed them false: none measured them, since its settings leave that out or
     nothing occurred that they are about. A metric that was measured and is not a number is an answer: no.
     """
 

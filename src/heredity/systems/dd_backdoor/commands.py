@@ -167,7 +167,7 @@ def train(
     make = networks_of(shape, size, classes, mean, std, seed, "train")
     victim = train_victim(made, make, 0, replace(LEARNER, steps=steps, rate=rate), seed=seed)
     marks = (BACKDOORED,) if made.about.get("backdoored") else ()
-    name, settings = out.stem, {"distilled": distilled.name, "steps": steps, "seed": seed}
+    name, settings = out.stem, {"distilled": distilled.name, "steps": steps, "rate": rate, "seed": seed}
     record(victim, Lineage(name, "training on a distilled set", settings=settings, marks=marks))
     lineage = save_model(out, victim)
     said = f"{out}: {network} of {classes} classes, content {lineage.content[:16]}"
