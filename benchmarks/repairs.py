@@ -28,6 +28,7 @@ from heredity.audit.mend import REPAIRS
 from heredity.core.progress import Reporter
 from heredity.core.randomness import generator_of
 from heredity.core.run import Machine, Run
+from heredity.data.augment import Augmentation
 from heredity.data.images import load_images
 from heredity.data.labelled import ImageSource
 from heredity.defences import activation_clustering, anp, beatrix, mntd, spectral_signatures
@@ -50,6 +51,12 @@ SPECTRAL = SpectralSignatures(poisoned=0.2)
 # Filters look at the last 4 x width numbers. Width 8 after 12 epochs barely knows a patch that it met 39 times.
 FIRM = EncoderShape(width=16, norm="batch")
 FIRMLY = replace(LEARNING, plan=replace(LEARNING.plan, epochs=30))
+# As the nets of the papers on pruning learn: SGD with decay, on views that move. Then few neurons are the trigger's.
+REGULARISED = replace(
+    LEARNING,
+    plan=replace(LEARNING.plan, epochs=40, optimiser="sgd", learning_rate=0.1, weight_decay=5e-3),
+    augmentation=Augmentation(scale=(0.7, 1.0), brightness=0.0, contrast=0.0, jitter=0.0),
+)
 
 
 def white_patch(images: Tensor) -> Tensor:
@@ -101,6 +108,7 @@ def model_of(
     """A clean or poisoned model, its name, and the target of the attack (which a clean model never met)."""
     wide = "" if shape.width == 8 else f"-width-{shape.width}"
     wide += "" if learning.plan.epochs == LEARNING.plan.epochs else f"-epochs-{learning.plan.epochs:g}"
+    wide += "-regularised" if learning.augmentation is not None else ""
     target, name = number % 10, f"{shape.norm}{wide}-{share:g}/{kind}-{number}"
     images, labels, _ = training_set(source, name, target if kind == "poisoned" else None, share, run.seed)
     return classifier((images, labels), shape, name, learning, run), name, target
@@ -441,7 +449,10 @@ def main() -> None:
         "--norm", choices=NORMS, default="batch", help="normalisation of the models of `repairs` and `meta`"
     )
     parser.add_argument("--width", type=int, default=8, help="width of the models of `repairs` and `meta`")
-    parser.add_argument("--epochs", type=float, default=LEARNING.plan.epochs, help="epochs of the models of `repairs`")
+    parser.add_argument("--epochs", type=float, help="epochs of the models of `repairs` and `oracle`")
+    parser.add_argument(
+        "--regularised", action="store_true", help="models of `repairs` and `oracle` learn with decay and moved views"
+    )
     parser.add_argument("--only", nargs="+", choices=tuple(REPAIRS), default=tuple(REPAIRS), help="repairs to run")
     parser.add_argument("--accelerator", default="cpu", help="cpu, gpu, ...")
     parser.add_argument("--seed", type=int, default=10)
@@ -463,7 +474,9 @@ def main() -> None:
     if "calibrate" in wanted.parts:
         calibrate(source, wanted.models, wanted.write, run)
     shape = EncoderShape(width=wanted.width, norm=wanted.norm)
-    learning = replace(LEARNING, plan=replace(LEARNING.plan, epochs=wanted.epochs))
+    learning = REGULARISED if wanted.regularised else LEARNING
+    if wanted.epochs is not None:
+        learning = replace(learning, plan=replace(learning.plan, epochs=wanted.epochs))
     if "repairs" in wanted.parts:
         repairs(source, wanted.models, shape, learning, wanted.only, run)
     if "oracle" in wanted.parts:

@@ -116,10 +116,45 @@ def test_a_gradient_that_cannot_be_clipped_is_told_in_one_line(tmp_path: Path) -
         fit(nn.Linear(4, 1), step, rows=50, plan=Plan(steps=2, batch=5, clip=1.0), run=a_run(tmp_path))
 
 
+def half_precision_run(directory: Path) -> Run:
+    scaled = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
+    return Run(
+        directory,
+        fabric=Fabric(accelerator="cpu", devices=1, plugins=[scaled]),
+        seed=3,
+        checkpoint_seconds=0.0,
+    )
+
+
+def test_a_resumed_fit_in_half_precision_scales_as_before(tmp_path: Path) -> None:
+    def steep(directory: Path, stop_at: int) -> nn.Module:
+        calls = [0]
+
+        def step(wrapped: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:
+            calls[0] += 1
+            if calls[0] == stop_at:
+                raise StopError
+            return {"error": (wrapped(INPUTS[rows]) * 1e4).sum()}
+
+        plan = Plan(steps=20, batch=5, optimiser="sgd", learning_rate=1e-7, schedule="constant")
+        run = half_precision_run(directory)
+
+        def fitted(model: nn.Module) -> History:
+            return fit(model, step, rows=50, plan=plan, run=run)
+
+        return run.model("net", make=lambda: nn.Linear(4, 1), train=fitted, made_by="test")
+
+    whole = steep(tmp_path / "whole", stop_at=0)
+    with pytest.raises(StopError):
+        steep(tmp_path / "cut", stop_at=15)
+    resumed = steep(tmp_path / "cut", stop_at=0)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
 def test_an_overflow_in_half_precision_costs_a_step_and_not_the_training(tmp_path: Path) -> None:
     # torch's own scale of 65 536 overflows at once where the slope is 10 000; the scaler halves it until it does not.
-    scaled = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu"))
-    run = Run(tmp_path, fabric=Fabric(accelerator="cpu", devices=1, plugins=[scaled]), seed=3)
+    run = half_precision_run(tmp_path)
     kept: list[bool] = []
     model = nn.Linear(4, 1, bias=False)
     before = [model.weight.detach().clone()]

@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins import Precision
 from torch import Tensor, nn
 
 from heredity.core.errors import ConfigError, TrainingError
@@ -171,7 +172,7 @@ def fit(
     parties += [(turn, optimiser_of(turn.module, turn.plan)) for turn in turns]
     wrapped, *optimisers = fabric.setup(model, *(optimiser for _, optimiser in parties))
     moves = [(turn, optimiser) for (turn, _), optimiser in zip(parties, optimisers, strict=True)]
-    state = _State(model, optimisers)
+    state = _State(model, optimisers, fabric.strategy.precision)
     if (kept := slot.restore()) is not None:
         state.load(kept)
 
@@ -271,8 +272,8 @@ def _check_finite(values: Mapping[str, float], label: str, step: int) -> None:
 class _State:
     """Everything a fit must remember, as one flat dictionary of tensors for a safetensors file."""
 
-    def __init__(self, model: nn.Module, optimisers: Sequence[torch.optim.Optimizer]) -> None:
-        self.model, self.optimisers = model, optimisers
+    def __init__(self, model: nn.Module, optimisers: Sequence[torch.optim.Optimizer], precision: Precision) -> None:
+        self.model, self.optimisers, self.precision = model, optimisers, precision
         self.step, self.best_score, self.waited, self.stopped = 0, -math.inf, 0, False
         self.best: dict[str, Tensor] = {}
         self.terms: tuple[str, ...] = ()
@@ -307,6 +308,8 @@ class _State:
                 for name, value in slots.items():
                     if value is not None:
                         flat[f"optimiser/{party}/{index}/{name}"] = torch.as_tensor(value)
+        for name, value in self.precision.state_dict().items():
+            flat[f"scaler/{name}"] = torch.tensor(value, dtype=torch.float64)
         flat["losses/" + "|".join(self.terms)] = torch.tensor(self.losses, dtype=torch.float64)
         counters = [float(self.step), self.best_score, float(self.waited), float(self.stopped)]
         flat["counters"] = torch.tensor(counters, dtype=torch.float64)
@@ -323,6 +326,9 @@ class _State:
                 index, name = key.split("/", 1)
                 moments.setdefault(int(index), {})[name] = tensor
             optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+        scaler = self.precision.state_dict()
+        if kept := _below("scaler/", flat):
+            self.precision.load_state_dict({name: type(scaler[name])(kept[name].item()) for name in scaler})
         [(names, losses)] = _below("losses/", flat).items()
         self.terms, self.losses = tuple(names.split("|")) if names else (), losses.tolist()
 

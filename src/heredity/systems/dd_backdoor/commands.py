@@ -101,12 +101,11 @@ def distil_images(
 
 def _recipe(method: Literal["dd", "dc", "dm"], per_class: int, steps: int | None) -> Distiller:
     """The distiller of the quick preset, for so many images a class."""
-    recipe: Any = {"dd": QUICK.unrolled, "dc": QUICK.matching, "dm": DistributionMatching()}[method]
-    plan = recipe.plan
     if method == "dc":
-        # Every image bears one part in `per_class` of its class's loss.
-        plan = replace(plan, learning_rate=plan.learning_rate * per_class / recipe.per_class)
-    return replace(recipe, per_class=per_class, plan=replace(plan, steps=plan.steps if steps is None else steps))
+        recipe: Any = QUICK.matching.sized(per_class)
+    else:
+        recipe = replace(QUICK.unrolled if method == "dd" else DistributionMatching(), per_class=per_class)
+    return recipe if steps is None else replace(recipe, plan=replace(recipe.plan, steps=steps))
 
 
 def _attack(

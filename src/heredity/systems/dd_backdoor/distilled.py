@@ -113,7 +113,7 @@ def starting_images(
         if len(places) > len(members):
             raise DataError(
                 f"class {label} has {len(members)} images, and {len(places)} are to start from them",
-                remedy="distil fewer images a class, or start from noise",
+                remedy="distil fewer images a class, or start from noise (matching.start in a config)",
             )
         rows[places] = members[torch.randperm(len(members), generator=generator)[: len(places)]]
     return (data.pixels(rows, patch) / 255.0 - data.mean) / data.std

@@ -1,7 +1,7 @@
 """Distillation by gradient matching, DC (Zhao, Mopuri, Bilen, ICLR 2021): both sets shall pull a network the same way."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -35,6 +35,17 @@ class GradientMatching:
             steps=250, batch=1, optimiser="sgd", learning_rate=0.5, momentum=0.5, schedule="constant"
         )
     )
+
+    def sized(self, per_class: int) -> "GradientMatching":
+        """This recipe for another number of images a class.
+
+        The rate grows with it: every image bears one part in `per_class` of its class's loss.
+
+        >>> GradientMatching(per_class=10).sized(20).plan.learning_rate
+        1.0
+        """
+        rate = self.plan.learning_rate * per_class / self.per_class
+        return replace(self, per_class=per_class, plan=replace(self.plan, learning_rate=rate))
 
     def begin(self, data: Poisoned, patch: Tensor, make: Make, generator: torch.Generator) -> Distilled:
         """So many images of each class."""
