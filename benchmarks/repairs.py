@@ -464,29 +464,28 @@ def main() -> None:
     torch.set_num_threads(1)
     source = load_images("digits", seed=wanted.seed)
     place = wanted.out / f"seed-{wanted.seed}"
-    run = Run.open(
-        place,
-        {"benchmark": "repairs", "seed": wanted.seed},
-        machine=Machine(accelerator=wanted.accelerator),
-        resume=(place / "config.yaml").exists(),
-        reporter=Reporter(),
-    )
-    if "calibrate" in wanted.parts:
-        calibrate(source, wanted.models, wanted.write, run)
     shape = EncoderShape(width=wanted.width, norm=wanted.norm)
     learning = REGULARISED if wanted.regularised else LEARNING
     if wanted.epochs is not None:
         learning = replace(learning, plan=replace(learning.plan, epochs=wanted.epochs))
-    if "repairs" in wanted.parts:
-        repairs(source, wanted.models, shape, learning, wanted.only, run)
-    if "oracle" in wanted.parts:
-        oracle(source, wanted.models, shape, learning, run)
-    if "scans" in wanted.parts:
-        scans(source, wanted.models, wanted.clean, run)
-    if "data" in wanted.parts:
-        data(source, wanted.models, run)
-    if "meta" in wanted.parts:
-        meta(source, wanted.models, shape, run)
+    parts = {
+        "repairs": partial(repairs, source, wanted.models, shape, learning, wanted.only),
+        "oracle": partial(oracle, source, wanted.models, shape, learning),
+        "scans": partial(scans, source, wanted.models, wanted.clean),
+        "data": partial(data, source, wanted.models),
+        "meta": partial(meta, source, wanted.models, shape),
+        "calibrate": partial(calibrate, source, wanted.models, wanted.write),
+    }
+    for part in wanted.parts:
+        # Parts share models, and a stage is asked for once in a run: each part goes on with the run of the others.
+        run = Run.open(
+            place,
+            {"benchmark": "repairs", "seed": wanted.seed},
+            machine=Machine(accelerator=wanted.accelerator),
+            resume=(place / "config.yaml").exists(),
+            reporter=Reporter(),
+        )
+        parts[part](run)
 
 
 if __name__ == "__main__":
