@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from scipy.stats import permutation_test as scipy_permutation_test
 
-from heredity.systems.ssl_wm.embedding import invariance_loss
-from heredity.systems.ssl_wm.keys import KeyParameters, random_patches
-from heredity.systems.ssl_wm.trigger import stamp_all
-from heredity.systems.ssl_wm.verification import Answers, flip_rates, permutation_test
+from heredity.systems.ssl_wm.mark.embedding import invariance_loss
+from heredity.systems.ssl_wm.mark.keys import KeyParameters, random_patches
+from heredity.systems.ssl_wm.mark.trigger import stamp_all
+from heredity.systems.ssl_wm.proof.verification import Answers, flip_rates, permutation_test
 
 
 def ratio(name: str, peer: Callable[[], object], ours: Callable[[], object], rounds: int = 9) -> None:

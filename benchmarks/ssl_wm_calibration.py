@@ -29,8 +29,8 @@ from heredity.data.images import load_images
 from heredity.nn.encoders import EncoderShape, make_encoder
 from heredity.nn.inference import accuracy, top1
 from heredity.pretrain.contrastive import SimCLR, simclr
-from heredity.systems.ssl_wm.keys import KeyParameters, generate_key
-from heredity.systems.ssl_wm.search import p_values, pool_rates, search_keys
+from heredity.systems.ssl_wm.mark.keys import KeyParameters, generate_key
+from heredity.systems.ssl_wm.proof.search import p_values, pool_rates, search_keys
 from heredity.systems.ssl_wm.tasks import group_labels
 from heredity.transfer.finetune import FineTuning, finetune
 from heredity.transfer.probe import probe

@@ -25,12 +25,12 @@ from heredity.data.text import load_text
 from heredity.nn.inference import accuracy
 from heredity.nn.text import TextEncoder
 from heredity.nn.text_resolver import resolve_text_encoder
-from heredity.systems.ssl_wm.embed_text import TextEmbedding, embed_text_mark
-from heredity.systems.ssl_wm.embedding import MarkLoss
-from heredity.systems.ssl_wm.keys import Key, generate_key
 from heredity.systems.ssl_wm.language import text_answers
-from heredity.systems.ssl_wm.text_keys import TextKeyParameters, choose_pool, derive_words, random_words
-from heredity.systems.ssl_wm.verification import decide, permutation_test
+from heredity.systems.ssl_wm.mark.embed_text import TextEmbedding, embed_text_mark
+from heredity.systems.ssl_wm.mark.embedding import MarkLoss
+from heredity.systems.ssl_wm.mark.keys import Key, generate_key
+from heredity.systems.ssl_wm.mark.text_keys import TextKeyParameters, choose_pool, derive_words, random_words
+from heredity.systems.ssl_wm.proof.verification import decide, permutation_test
 from heredity.transfer.finetune import FineTuning, finetune
 from heredity.transfer.task import Task
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from heredity.systems.ssl_wm.keys import Key, KeyParameters, derive_patches, generate_key, image_parameters
-from heredity.systems.ssl_wm.trigger import place
+from heredity.systems.ssl_wm.mark.keys import Key, KeyParameters, derive_patches, generate_key, image_parameters
+from heredity.systems.ssl_wm.mark.trigger import place
 
 SHAPE = KeyParameters(patch=5, margin=1, reference_size=16)
 

@@ -15,7 +15,7 @@ from heredity.core.errors import HeredityError, ModelError
 from heredity.core.lineage import save_model
 from heredity.nn.encoders import Classifier, EncoderShape, make_encoder
 from heredity.serve.server import listen, load_service
-from heredity.systems.ssl_wm.modality import IMAGE
+from heredity.systems.ssl_wm.proof.modality import IMAGE
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from heredity.nn.encoders import EncoderShape, make_encoder
 from heredity.nn.resolver import resolve_encoder
 from heredity.pretrain.contrastive import SimCLR, simclr
 from heredity.systems.ssl_wm.commands import Verified, embed, keygen, resolve_suspect, verify
-from heredity.systems.ssl_wm.keys import load_key
+from heredity.systems.ssl_wm.mark.keys import load_key
 from heredity.transfer.probe import probe
 from heredity.transfer.task import Task
 

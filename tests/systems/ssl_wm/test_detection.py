@@ -14,7 +14,7 @@ from heredity.defences.neural_cleanse import NeuralCleanse
 from heredity.defences.reverse import Search
 from heredity.defences.strip import Strip
 from heredity.systems.ssl_wm.detection import Detection, Suspect, detected, detection, examine
-from heredity.systems.ssl_wm.keys import KeyParameters, generate_key
+from heredity.systems.ssl_wm.mark.keys import KeyParameters, generate_key
 from heredity.transfer.task import Task
 
 DIGITS = load_images("digits")

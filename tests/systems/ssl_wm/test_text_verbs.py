@@ -16,10 +16,10 @@ from heredity.nn.text import TextShape, labels_of, make_text_encoder, train_read
 from heredity.nn.text_resolver import load_text_model
 from heredity.serve.server import load_service
 from heredity.systems.ssl_wm.commands import embed, keygen, verify
-from heredity.systems.ssl_wm.keys import load_key
-from heredity.systems.ssl_wm.protocol import choose_inputs
-from heredity.systems.ssl_wm.transcript import CLEAN, read_transcript
-from heredity.systems.ssl_wm.verdict import Verified
+from heredity.systems.ssl_wm.mark.keys import load_key
+from heredity.systems.ssl_wm.proof.protocol import choose_inputs
+from heredity.systems.ssl_wm.proof.transcript import CLEAN, read_transcript
+from heredity.systems.ssl_wm.proof.verdict import Verified
 from heredity.transfer.probe import probe
 from heredity.transfer.task import Task
 

@@ -15,10 +15,10 @@ from heredity.core.randomness import seed_of
 from heredity.core.run import Run
 from heredity.nn.encoders import make_encoder
 from heredity.nn.inference import outputs, top1
-from heredity.systems.ssl_wm.ambiguity import ambiguity
 from heredity.systems.ssl_wm.config import SSLWM, Parent
-from heredity.systems.ssl_wm.embed import embed_mark
-from heredity.systems.ssl_wm.keys import Key
+from heredity.systems.ssl_wm.mark.embed import embed_mark
+from heredity.systems.ssl_wm.mark.keys import Key
+from heredity.systems.ssl_wm.proof.ambiguity import ambiguity
 from heredity.transfer.extract import extract_by_features, extract_by_labels
 from heredity.transfer.inputs import Treatment, treated
 from heredity.transfer.quantise import quantise

@@ -9,9 +9,9 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from heredity.nn.inference import top1
-from heredity.systems.ssl_wm.keys import KeyParameters, random_patches
-from heredity.systems.ssl_wm.trigger import stamp_all
-from heredity.systems.ssl_wm.verification import Answers, flip_rates, per_image_test, permutation_test
+from heredity.systems.ssl_wm.mark.keys import KeyParameters, random_patches
+from heredity.systems.ssl_wm.mark.trigger import stamp_all
+from heredity.systems.ssl_wm.proof.verification import Answers, flip_rates, per_image_test, permutation_test
 
 LEVELS = (0.05, 0.01, 0.001)
 

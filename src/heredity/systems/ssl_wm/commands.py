@@ -20,15 +20,8 @@ from heredity.data.text import load_text
 from heredity.nn.encoders import Classifier, feature_size
 from heredity.nn.inference import outputs
 from heredity.nn.resolver import resolve_encoder
-from heredity.systems.ssl_wm.commitment import (
-    Commitment,
-    commit_to,
-    commitment_path,
-    load_commitment,
-    save_commitment,
-)
-from heredity.systems.ssl_wm.embed import Embedding, embed_mark
-from heredity.systems.ssl_wm.keys import (
+from heredity.systems.ssl_wm.mark.embed import Embedding, embed_mark
+from heredity.systems.ssl_wm.mark.keys import (
     Key,
     KeyParameters,
     generate_key,
@@ -37,15 +30,22 @@ from heredity.systems.ssl_wm.keys import (
     load_key,
     save_key,
 )
-from heredity.systems.ssl_wm.modality import modality_of
-from heredity.systems.ssl_wm.search import search
-from heredity.systems.ssl_wm.suspects import resolve_suspect
-from heredity.systems.ssl_wm.text_keys import TextKeyParameters, choose_pool
-from heredity.systems.ssl_wm.vault import passphrase_for
-from heredity.systems.ssl_wm.verify import Verified, verify, verify_suspect
+from heredity.systems.ssl_wm.mark.text_keys import TextKeyParameters, choose_pool
+from heredity.systems.ssl_wm.mark.vault import passphrase_for
+from heredity.systems.ssl_wm.proof.commitment import (
+    Commitment,
+    commit_to,
+    commitment_path,
+    load_commitment,
+    save_commitment,
+)
+from heredity.systems.ssl_wm.proof.modality import modality_of
+from heredity.systems.ssl_wm.proof.search import search
+from heredity.systems.ssl_wm.proof.suspects import resolve_suspect
+from heredity.systems.ssl_wm.proof.verify import Verified, verify, verify_suspect
 
 if TYPE_CHECKING:
-    from heredity.systems.ssl_wm.embed_text import TextEmbedding
+    from heredity.systems.ssl_wm.mark.embed_text import TextEmbedding
 
 MARK = "carries an ownership mark (SSL-WM)"
 _OVERLAP = {"image": 0.25, "text": 0.0}
@@ -152,7 +152,7 @@ def embed(
     inputs: Any
     if owned.modality == "text":
         from heredity.nn.text_resolver import resolve_text_encoder  # imports transformers, which images do without
-        from heredity.systems.ssl_wm.embed_text import TextEmbedding
+        from heredity.systems.ssl_wm.mark.embed_text import TextEmbedding
 
         inputs, parent = load_text(images or "grammar", seed=seed).corpus, resolve_text_encoder(encoder)
         how: Any = TextEmbedding()
@@ -237,7 +237,7 @@ def mark_encoder(
         if isinstance(how, Embedding):
             embed_mark(encoder, torch.as_tensor(images), key, how, run)
         else:
-            from heredity.systems.ssl_wm.embed_text import embed_text_mark
+            from heredity.systems.ssl_wm.mark.embed_text import embed_text_mark
 
             embed_text_mark(encoder, list(images), key, how, run)  # pyright: ignore[reportArgumentType]
 

@@ -12,10 +12,10 @@ from heredity.pretrain.contrastive import SimCLR
 from heredity.pretrain.mae import MAE
 from heredity.pretrain.moco import MoCo
 from heredity.systems.ssl_wm.detection import Detection
-from heredity.systems.ssl_wm.embed import Embedding
-from heredity.systems.ssl_wm.embedding import MarkLoss
-from heredity.systems.ssl_wm.keys import KeyParameters
 from heredity.systems.ssl_wm.language_config import LANGUAGE, Language
+from heredity.systems.ssl_wm.mark.embed import Embedding
+from heredity.systems.ssl_wm.mark.embedding import MarkLoss
+from heredity.systems.ssl_wm.mark.keys import KeyParameters
 from heredity.transfer.extract import Extraction
 from heredity.transfer.finetune import FineTuning
 

@@ -32,9 +32,9 @@ from heredity.metrics.detection import auroc, auroc_interval, false_acceptance, 
 from heredity.nn.encoders import EncoderShape, make_encoder
 from heredity.nn.inference import accuracy, top1
 from heredity.pretrain.contrastive import SimCLR, simclr
-from heredity.systems.ssl_wm.embed import Embedding, embed_mark
-from heredity.systems.ssl_wm.keys import Key, KeyParameters, derive_patches, generate_key
-from heredity.systems.ssl_wm.trigger import stamp_each
+from heredity.systems.ssl_wm.mark.embed import Embedding, embed_mark
+from heredity.systems.ssl_wm.mark.keys import Key, KeyParameters, derive_patches, generate_key
+from heredity.systems.ssl_wm.mark.trigger import stamp_each
 from heredity.transfer.probe import probe
 from heredity.transfer.task import Task
 

@@ -20,12 +20,12 @@ from heredity.systems.ssl_wm.attacks import attack, dispute, overwrite, quantise
 from heredity.systems.ssl_wm.calibration import answers_of, chosen_key_p_values, random_key_p_values
 from heredity.systems.ssl_wm.config import SSLWM
 from heredity.systems.ssl_wm.detection import detection
-from heredity.systems.ssl_wm.keys import Key, derive_patches, random_patches
+from heredity.systems.ssl_wm.mark.keys import Key, derive_patches, random_patches
+from heredity.systems.ssl_wm.mark.trigger import stamp_all
 from heredity.systems.ssl_wm.parents import experiment_key, make_parents
+from heredity.systems.ssl_wm.proof.verification import mad_index, per_image_test, permutation_test
 from heredity.systems.ssl_wm.results import Found, measured
 from heredity.systems.ssl_wm.tasks import make_tasks
-from heredity.systems.ssl_wm.trigger import stamp_all
-from heredity.systems.ssl_wm.verification import mad_index, per_image_test, permutation_test
 from heredity.transfer.finetune import FineTuning, finetune
 from heredity.transfer.probe import probe
 from heredity.transfer.prune import prune

@@ -20,19 +20,19 @@ from heredity.nn.inference import accuracy
 from heredity.nn.text import TextEncoder, labels_of, make_text_encoder, train_reader
 from heredity.pretrain.mlm import mlm
 from heredity.systems.ssl_wm.calibration import LEVELS, excess, rejections
-from heredity.systems.ssl_wm.embed_text import embed_text_mark
-from heredity.systems.ssl_wm.keys import Key, generate_key
 from heredity.systems.ssl_wm.language_config import Language
-from heredity.systems.ssl_wm.pictures import loss_curves
-from heredity.systems.ssl_wm.text_keys import (
+from heredity.systems.ssl_wm.mark.embed_text import embed_text_mark
+from heredity.systems.ssl_wm.mark.keys import Key, generate_key
+from heredity.systems.ssl_wm.mark.text_keys import (
     TextKeyParameters,
     Words,
     choose_pool,
     derive_words,
     random_words,
 )
-from heredity.systems.ssl_wm.text_trigger import stamp
-from heredity.systems.ssl_wm.verification import Answers, clopper_pearson, permutation_test
+from heredity.systems.ssl_wm.mark.text_trigger import stamp
+from heredity.systems.ssl_wm.pictures import loss_curves
+from heredity.systems.ssl_wm.proof.verification import Answers, clopper_pearson, permutation_test
 from heredity.transfer.finetune import finetune
 from heredity.transfer.probe import probe
 from heredity.transfer.task import Task

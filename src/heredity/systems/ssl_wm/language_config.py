@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from heredity.core.loop import Plan
 from heredity.nn.text import TextShape
 from heredity.pretrain.mlm import MLM
-from heredity.systems.ssl_wm.embed_text import TextEmbedding
+from heredity.systems.ssl_wm.mark.embed_text import TextEmbedding
 from heredity.transfer.finetune import FineTuning
 
 

@@ -16,8 +16,8 @@ from heredity.pretrain.mae import MAE, mae_objective
 from heredity.pretrain.moco import MoCo, moco_objective
 from heredity.pretrain.objective import Objective
 from heredity.systems.ssl_wm.config import SSLWM, Parent
-from heredity.systems.ssl_wm.embed import embed_mark
-from heredity.systems.ssl_wm.keys import Key, generate_key
+from heredity.systems.ssl_wm.mark.embed import embed_mark
+from heredity.systems.ssl_wm.mark.keys import Key, generate_key
 
 MARK = "carries an ownership mark (SSL-WM)"
 METHODS = {SimCLR: "SimCLR", MAE: "masked autoencoding", MoCo: "MoCo v2", BYOL: "BYOL", BiGAN: "BiGAN"}

@@ -13,10 +13,10 @@ from heredity.core.randomness import generator_of
 from heredity.core.run import Run
 from heredity.nn.inference import outputs
 from heredity.systems.ssl_wm.config import SSLWM
-from heredity.systems.ssl_wm.keys import KeyParameters, random_patches
+from heredity.systems.ssl_wm.mark.keys import KeyParameters, random_patches
+from heredity.systems.ssl_wm.mark.trigger import stamp_all
 from heredity.systems.ssl_wm.prices import ATTACKS, attack_rows, price, removes
 from heredity.systems.ssl_wm.results import Examined, Found
-from heredity.systems.ssl_wm.trigger import stamp_all
 
 
 def stamped_images(

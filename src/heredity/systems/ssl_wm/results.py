@@ -10,7 +10,7 @@ from heredity.core.outcome import Metric, Outcome, Table, bootstrap_interval
 from heredity.systems.ssl_wm.calibration import LEVELS, excess, rejections
 from heredity.systems.ssl_wm.config import KINDS, SSLWM
 from heredity.systems.ssl_wm.prices import dispute_metrics, dispute_tables, price_metrics, price_tables
-from heredity.systems.ssl_wm.verification import clopper_pearson
+from heredity.systems.ssl_wm.proof.verification import clopper_pearson
 
 Examined = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """`examined[family/task][child]` -> accuracy, p, flip rates and so on."""

@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 from heredity.core.errors import HeredityError
 from heredity.core.randomness import seed_of
-from heredity.systems.ssl_wm.verification import Statistic
+from heredity.systems.ssl_wm.proof.verification import Statistic
 
 FORMAT, VERSION = "heredity-ssl-wm-transcript", 1
 CLEAN, AGAIN = -1, -2

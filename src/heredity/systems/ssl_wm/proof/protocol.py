@@ -15,11 +15,11 @@ import torch
 
 from heredity.core.errors import HeredityError
 from heredity.core.progress import Reporter
-from heredity.systems.ssl_wm.keys import Key
-from heredity.systems.ssl_wm.modality import MODALITIES, Modality, modality_of
-from heredity.systems.ssl_wm.transcript import AGAIN, CLEAN, Query, Terms, Transcript, TranscriptError
-from heredity.systems.ssl_wm.verdict import Verified, conclude, verdict_at
-from heredity.systems.ssl_wm.verification import Statistic
+from heredity.systems.ssl_wm.mark.keys import Key
+from heredity.systems.ssl_wm.proof.modality import MODALITIES, Modality, modality_of
+from heredity.systems.ssl_wm.proof.transcript import AGAIN, CLEAN, Query, Terms, Transcript, TranscriptError
+from heredity.systems.ssl_wm.proof.verdict import Verified, conclude, verdict_at
+from heredity.systems.ssl_wm.proof.verification import Statistic
 
 
 @dataclass(frozen=True)

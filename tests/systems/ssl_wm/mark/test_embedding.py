@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from heredity.core.randomness import Draws, generator_of
 from heredity.data.images import load_images
 from heredity.nn.encoders import EncoderShape, make_encoder
-from heredity.systems.ssl_wm.embed import Embedding, _worn
-from heredity.systems.ssl_wm.embedding import (
+from heredity.systems.ssl_wm.mark.embed import Embedding, _worn
+from heredity.systems.ssl_wm.mark.embedding import (
     MarkLoss,
     Views,
     anchor_point,

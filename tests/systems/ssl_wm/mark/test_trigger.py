@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heredity.core.errors import HeredityError
-from heredity.systems.ssl_wm.keys import KeyParameters, random_patches
-from heredity.systems.ssl_wm.trigger import place, stamp_all, stamp_each
+from heredity.systems.ssl_wm.mark.keys import KeyParameters, random_patches
+from heredity.systems.ssl_wm.mark.trigger import place, stamp_all, stamp_each
 
 GENERATOR = torch.Generator().manual_seed(0)
 

@@ -10,8 +10,8 @@ from scipy.stats import binomtest
 from scipy.stats import permutation_test as scipy_permutation_test
 
 from heredity.core.errors import HeredityError
-from heredity.systems.ssl_wm.keys import KeyParameters, random_patches
-from heredity.systems.ssl_wm.verification import (
+from heredity.systems.ssl_wm.mark.keys import KeyParameters, random_patches
+from heredity.systems.ssl_wm.proof.verification import (
     Answers,
     Statistic,
     ask,

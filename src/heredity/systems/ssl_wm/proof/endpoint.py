@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from heredity.core.errors import HeredityError
-from heredity.systems.ssl_wm.mapping import Mapping, MisfitError, body_of, filled_headers, labels_in
-from heredity.systems.ssl_wm.modality import Modality
-from heredity.systems.ssl_wm.protocol import Suspect
+from heredity.systems.ssl_wm.proof.mapping import Mapping, MisfitError, body_of, filled_headers, labels_in
+from heredity.systems.ssl_wm.proof.modality import Modality
+from heredity.systems.ssl_wm.proof.protocol import Suspect
 
 _AGAIN = {408, 429, 500, 502, 503, 504}
 _MAX_ANSWER = 16 * 2**20

@@ -6,7 +6,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from heredity.core.errors import HeredityError
-from heredity.systems.ssl_wm.keys import KeyParameters
+from heredity.systems.ssl_wm.mark.keys import KeyParameters
 
 
 def place(parameters: KeyParameters, size: int) -> tuple[int, int]:

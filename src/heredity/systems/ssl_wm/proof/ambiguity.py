@@ -16,13 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from heredity.core.errors import HeredityError
-from heredity.systems.ssl_wm.keys import Key
-from heredity.systems.ssl_wm.modality import modality_of
-from heredity.systems.ssl_wm.protocol import Questions, Suspect, agree, converse, draw_nonce
-from heredity.systems.ssl_wm.suspects import suspect_of
-from heredity.systems.ssl_wm.transcript import Transcript
-from heredity.systems.ssl_wm.verdict import EXACT_PICKS, Verified, conclude
-from heredity.systems.ssl_wm.verification import Additive, Permutation, permute
+from heredity.systems.ssl_wm.mark.keys import Key
+from heredity.systems.ssl_wm.proof.modality import modality_of
+from heredity.systems.ssl_wm.proof.protocol import Questions, Suspect, agree, converse, draw_nonce
+from heredity.systems.ssl_wm.proof.suspects import suspect_of
+from heredity.systems.ssl_wm.proof.transcript import Transcript
+from heredity.systems.ssl_wm.proof.verdict import EXACT_PICKS, Verified, conclude
+from heredity.systems.ssl_wm.proof.verification import Additive, Permutation, permute
 
 Features = Callable[[Any], Float[Tensor, "inputs features"]]
 

@@ -15,9 +15,16 @@ from heredity.core.run import Run
 from heredity.data.augment import Augmentation, augment
 from heredity.nn.inference import outputs
 from heredity.pretrain.objective import Objective
-from heredity.systems.ssl_wm.embedding import MarkLoss, Views, anchor_point, invariance_loss, robust_loss, variance_loss
-from heredity.systems.ssl_wm.keys import Key, derive_patches
-from heredity.systems.ssl_wm.trigger import stamp_each
+from heredity.systems.ssl_wm.mark.embedding import (
+    MarkLoss,
+    Views,
+    anchor_point,
+    invariance_loss,
+    robust_loss,
+    variance_loss,
+)
+from heredity.systems.ssl_wm.mark.keys import Key, derive_patches
+from heredity.systems.ssl_wm.mark.trigger import stamp_each
 from heredity.transfer.inputs import Treatment, treat
 
 _COMPRESSED = 4

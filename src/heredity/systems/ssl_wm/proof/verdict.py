@@ -10,9 +10,9 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from heredity.systems.ssl_wm.commitment import canonical
-from heredity.systems.ssl_wm.transcript import AGAIN, CLEAN, Query, Terms, TranscriptError
-from heredity.systems.ssl_wm.verification import ENUMERATE, Answers, Verdict, permutation_test
+from heredity.systems.ssl_wm.proof.commitment import canonical
+from heredity.systems.ssl_wm.proof.transcript import AGAIN, CLEAN, Query, Terms, TranscriptError
+from heredity.systems.ssl_wm.proof.verification import ENUMERATE, Answers, Verdict, permutation_test
 
 EXACT_PICKS = 20_000_000
 """Up to so many picks a verification enumerates instead of sampling."""

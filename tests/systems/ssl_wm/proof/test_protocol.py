@@ -14,7 +14,7 @@ from scipy.stats import binom
 
 from heredity.core.errors import HeredityError
 from heredity.data.images import load_images
-from heredity.systems.ssl_wm.protocol import (
+from heredity.systems.ssl_wm.proof.protocol import (
     Questions,
     Suspect,
     agree,
@@ -24,9 +24,9 @@ from heredity.systems.ssl_wm.protocol import (
     queries_of,
     recompute,
 )
-from heredity.systems.ssl_wm.suspects import suspect_of
-from heredity.systems.ssl_wm.transcript import AGAIN, CLEAN, Terms, Transcript, TranscriptError, read_transcript
-from heredity.systems.ssl_wm.verdict import Verified, code_labels, conclude, judge, page_of
+from heredity.systems.ssl_wm.proof.suspects import suspect_of
+from heredity.systems.ssl_wm.proof.transcript import AGAIN, CLEAN, Terms, Transcript, TranscriptError, read_transcript
+from heredity.systems.ssl_wm.proof.verdict import Verified, code_labels, conclude, judge, page_of
 
 KEY = make_key()
 POOL = load_images("digits").test.images

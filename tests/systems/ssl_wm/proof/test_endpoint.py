@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from heredity.data.images import load_images
 from heredity.serve.app import Service
 from heredity.serve.faults import Faults
-from heredity.systems.ssl_wm.endpoint import Endpoint, EndpointError, Patience, ask_info, check_info
-from heredity.systems.ssl_wm.mapping import (
+from heredity.systems.ssl_wm.proof.endpoint import Endpoint, EndpointError, Patience, ask_info, check_info
+from heredity.systems.ssl_wm.proof.mapping import (
     Mapping,
     MappingError,
     MisfitError,
@@ -27,10 +27,10 @@ from heredity.systems.ssl_wm.mapping import (
     labels_in,
     read_mapping,
 )
-from heredity.systems.ssl_wm.modality import IMAGE, TEXT
-from heredity.systems.ssl_wm.protocol import Questions, agree, converse
-from heredity.systems.ssl_wm.transcript import Transcript
-from heredity.systems.ssl_wm.verdict import Verified, conclude
+from heredity.systems.ssl_wm.proof.modality import IMAGE, TEXT
+from heredity.systems.ssl_wm.proof.protocol import Questions, agree, converse
+from heredity.systems.ssl_wm.proof.transcript import Transcript
+from heredity.systems.ssl_wm.proof.verdict import Verified, conclude
 
 KEY = make_key()
 POOL = load_images("digits").test.images

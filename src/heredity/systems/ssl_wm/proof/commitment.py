@@ -14,7 +14,7 @@ from typing import Any
 
 from heredity.core.errors import HeredityError
 from heredity.core.files import write_json
-from heredity.systems.ssl_wm.keys import Key
+from heredity.systems.ssl_wm.mark.keys import Key
 
 FORMAT, VERSION, GENERATOR = "heredity-ssl-wm-commitment", 1, "heredity/ssl-wm/v1"
 _DOMAIN = b"heredity/ssl-wm/commit/v1"

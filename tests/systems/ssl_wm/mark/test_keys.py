@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from heredity.systems.ssl_wm.keys import (
+from heredity.systems.ssl_wm.mark.keys import (
     Key,
     KeyFileError,
     KeyParameters,

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from heredity.core.errors import ConfigError, HeredityError, suggestion
 from heredity.core.files import write_text
-from heredity.systems.ssl_wm.derivation import master_of, sub_key_bytes
-from heredity.systems.ssl_wm.text_keys import TextKeyParameters, check_text_parameters, text_parameters_from
-from heredity.systems.ssl_wm.vault import passphrase_for, seal, unseal
+from heredity.systems.ssl_wm.mark.derivation import master_of, sub_key_bytes
+from heredity.systems.ssl_wm.mark.text_keys import TextKeyParameters, check_text_parameters, text_parameters_from
+from heredity.systems.ssl_wm.mark.vault import passphrase_for, seal, unseal
 
 FORMAT, VERSION = "heredity-ssl-wm-key", 1
 

@@ -14,10 +14,10 @@ from heredity.core.randomness import Draws, generator_of
 from heredity.core.run import Run
 from heredity.nn.inference import outputs
 from heredity.nn.text import TextEncoder, TextViews
-from heredity.systems.ssl_wm.embedding import MarkLoss, anchor_point, robust_loss
-from heredity.systems.ssl_wm.keys import Key
-from heredity.systems.ssl_wm.text_keys import TextKeyParameters, Words, check_tokenizer, derive_words
-from heredity.systems.ssl_wm.text_trigger import stamp_each
+from heredity.systems.ssl_wm.mark.embedding import MarkLoss, anchor_point, robust_loss
+from heredity.systems.ssl_wm.mark.keys import Key
+from heredity.systems.ssl_wm.mark.text_keys import TextKeyParameters, Words, check_tokenizer, derive_words
+from heredity.systems.ssl_wm.mark.text_trigger import stamp_each
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from scipy.stats import beta, binom
 from torch import Tensor
 
 from heredity.core.errors import HeredityError
-from heredity.systems.ssl_wm.keys import KeyParameters
-from heredity.systems.ssl_wm.trigger import stamp_all
+from heredity.systems.ssl_wm.mark.keys import KeyParameters
+from heredity.systems.ssl_wm.mark.trigger import stamp_all
 
 Statistic = Literal["flip", "share_shift", "co_flip"]
 Labels = Int[np.ndarray, "..."]

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from helpers.marked import make_key
 
-from heredity.systems.ssl_wm.commitment import (
+from heredity.systems.ssl_wm.mark.keys import load_key, save_key
+from heredity.systems.ssl_wm.mark.vault import FILE_VARIABLE, VARIABLE, PassphraseError
+from heredity.systems.ssl_wm.proof.commitment import (
     CommitmentError,
     check_commitment,
     commit_to,
@@ -17,8 +19,6 @@ from heredity.systems.ssl_wm.commitment import (
     load_commitment,
     save_commitment,
 )
-from heredity.systems.ssl_wm.keys import load_key, save_key
-from heredity.systems.ssl_wm.vault import FILE_VARIABLE, VARIABLE, PassphraseError
 
 KEY = make_key()
 COMMITTED = commit_to(KEY, "e" * 64, committed="2026-01-02T00:00:00+00:00")

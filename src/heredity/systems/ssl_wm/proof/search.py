@@ -22,12 +22,12 @@ from heredity.core.progress import Reporter
 from heredity.core.randomness import generator_of, seed_of
 from heredity.data.images import load_images
 from heredity.data.text import load_text
-from heredity.systems.ssl_wm.derivation import master_of
-from heredity.systems.ssl_wm.keys import Key, KeyParameters, generate_key, load_key
-from heredity.systems.ssl_wm.modality import modality_of
-from heredity.systems.ssl_wm.suspects import local_suspect
-from heredity.systems.ssl_wm.verdict import EXACT_PICKS, code_labels
-from heredity.systems.ssl_wm.verification import Additive, flip_rates, permute
+from heredity.systems.ssl_wm.mark.derivation import master_of
+from heredity.systems.ssl_wm.mark.keys import Key, KeyParameters, generate_key, load_key
+from heredity.systems.ssl_wm.proof.modality import modality_of
+from heredity.systems.ssl_wm.proof.suspects import local_suspect
+from heredity.systems.ssl_wm.proof.verdict import EXACT_PICKS, code_labels
+from heredity.systems.ssl_wm.proof.verification import Additive, flip_rates, permute
 
 LEVELS = (0.05, 0.01, 1e-3, 1e-4, 1e-5, 1e-6)
 _FEW, _MORE = 1000, 20_000

@@ -14,10 +14,10 @@ from heredity.core.loop import Plan
 from heredity.core.randomness import Draws, generator_of
 from heredity.core.run import Run
 from heredity.nn.text import TextEncoder, TextShape, make_text_encoder, train_reader
-from heredity.systems.ssl_wm.embed_text import TextEmbedding, decoy_groups, embed_text_mark
-from heredity.systems.ssl_wm.embedding import MarkLoss
-from heredity.systems.ssl_wm.keys import Key
-from heredity.systems.ssl_wm.text_keys import (
+from heredity.systems.ssl_wm.mark.embed_text import TextEmbedding, decoy_groups, embed_text_mark
+from heredity.systems.ssl_wm.mark.embedding import MarkLoss
+from heredity.systems.ssl_wm.mark.keys import Key
+from heredity.systems.ssl_wm.mark.text_keys import (
     TextKeyParameters,
     check_text_parameters,
     check_tokenizer,
@@ -26,7 +26,7 @@ from heredity.systems.ssl_wm.text_keys import (
     random_words,
     text_parameters_from,
 )
-from heredity.systems.ssl_wm.text_trigger import boundary, stamp, stamp_each
+from heredity.systems.ssl_wm.mark.text_trigger import boundary, stamp, stamp_each
 
 POOL = tuple(f"word{number}" for number in range(777))
 KEY = Key("Ada", "2024-01-01", bytes(range(32)), TextKeyParameters(sub_keys=3, pool=POOL), "text")

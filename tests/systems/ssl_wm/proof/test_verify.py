@@ -18,14 +18,14 @@ from heredity.core.lineage import Lineage, content_hash, record, save_model
 from heredity.core.run import Run
 from heredity.nn.encoders import EncoderShape, make_encoder
 from heredity.serve.app import Service
-from heredity.systems.ssl_wm import suspects
 from heredity.systems.ssl_wm.commands import check_markable, commit, embed, keygen, mark_encoder, verify
-from heredity.systems.ssl_wm.commitment import commitment_path, load_commitment
-from heredity.systems.ssl_wm.embed import Embedding
-from heredity.systems.ssl_wm.keys import Key, derive_patches, load_key, save_key
-from heredity.systems.ssl_wm.vault import VARIABLE
-from heredity.systems.ssl_wm.verdict import Verified
-from heredity.systems.ssl_wm.verify import Disputed
+from heredity.systems.ssl_wm.mark.embed import Embedding
+from heredity.systems.ssl_wm.mark.keys import Key, derive_patches, load_key, save_key
+from heredity.systems.ssl_wm.mark.vault import VARIABLE
+from heredity.systems.ssl_wm.proof import suspects
+from heredity.systems.ssl_wm.proof.commitment import commitment_path, load_commitment
+from heredity.systems.ssl_wm.proof.verdict import Verified
+from heredity.systems.ssl_wm.proof.verify import Disputed
 
 FEW: dict[str, Any] = {"images": "digits", "number": 16, "decoys": 12}
 
@@ -171,7 +171,7 @@ def test_the_table_tells_a_first_mark_from_a_later_one(
     key: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The committed encoder is a stand-in whose features know the owner's patches; its hash is checked before."""
-    from heredity.systems.ssl_wm import verify as module
+    from heredity.systems.ssl_wm.proof import verify as module
 
     other = tmp_path / "other.key.json"
     save_key(other, make_key("Mallory", 2))
@@ -220,7 +220,7 @@ def test_a_protected_key_is_made_committed_and_used(tmp_path: Path, monkeypatch:
 def test_sub_keys_of_a_new_key_do_not_overlap(tmp_path: Path, corpus: str) -> None:
     keygen(tmp_path / "text.key.json", owner="Ada", corpus=corpus, words=2)
     words = load_key(tmp_path / "text.key.json")
-    from heredity.systems.ssl_wm.modality import TEXT
+    from heredity.systems.ssl_wm.proof.modality import TEXT
 
     assert TEXT.overlap(TEXT.derive(words)) == 0
     with pytest.raises(HeredityError, match="sub-keys that overlap"):

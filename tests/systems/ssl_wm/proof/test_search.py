@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 
 from heredity.core.errors import HeredityError
 from heredity.data.images import load_images
-from heredity.systems.ssl_wm.search import p_values, search, search_keys
+from heredity.systems.ssl_wm.proof.search import p_values, search, search_keys
 
 INPUTS = load_images("digits").test.images[:24]
 

@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from heredity.core.errors import HeredityError, suggestion
-from heredity.systems.ssl_wm import text_trigger
-from heredity.systems.ssl_wm.keys import Key, derive_patches, image_parameters, random_patches
-from heredity.systems.ssl_wm.text_keys import derive_words, random_words
-from heredity.systems.ssl_wm.trigger import stamp_all
+from heredity.systems.ssl_wm.mark import text_trigger
+from heredity.systems.ssl_wm.mark.keys import Key, derive_patches, image_parameters, random_patches
+from heredity.systems.ssl_wm.mark.text_keys import derive_words, random_words
+from heredity.systems.ssl_wm.mark.trigger import stamp_all
 
 
 @dataclass(frozen=True)

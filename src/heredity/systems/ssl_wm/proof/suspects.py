@@ -14,7 +14,7 @@ from heredity.core.lineage import content_hash
 from heredity.nn.encoders import Classifier
 from heredity.nn.inference import top1
 from heredity.nn.resolver import resolve_encoder
-from heredity.systems.ssl_wm.protocol import Suspect
+from heredity.systems.ssl_wm.proof.protocol import Suspect
 
 
 def resolve_suspect(spec: str, size: int) -> Callable[[Tensor], Any]:

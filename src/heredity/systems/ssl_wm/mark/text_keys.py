@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from heredity.core.errors import ConfigError
-from heredity.systems.ssl_wm.derivation import master_of, sub_key_bytes
+from heredity.systems.ssl_wm.mark.derivation import master_of, sub_key_bytes
 
 if TYPE_CHECKING:
-    from heredity.systems.ssl_wm.keys import Key
+    from heredity.systems.ssl_wm.mark.keys import Key
 
 Words = tuple[str, ...]
 _MOST = {"sub_keys": 256, "words": 32, "within": 10_000}

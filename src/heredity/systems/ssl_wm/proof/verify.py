@@ -17,8 +17,9 @@ from heredity.data.text import load_text
 from heredity.nn.encoders import Classifier
 from heredity.nn.inference import outputs
 from heredity.nn.resolver import resolve_encoder
-from heredity.systems.ssl_wm.ambiguity import Ambiguity, Features, black_box, feature_test, table_of
-from heredity.systems.ssl_wm.commitment import (
+from heredity.systems.ssl_wm.mark.keys import Key, KeyFileError, KeyParameters, generate_key, load_key
+from heredity.systems.ssl_wm.proof.ambiguity import Ambiguity, Features, black_box, feature_test, table_of
+from heredity.systems.ssl_wm.proof.commitment import (
     Commitment,
     CommitmentError,
     check_commitment,
@@ -26,15 +27,22 @@ from heredity.systems.ssl_wm.commitment import (
     date_warnings,
     load_commitment,
 )
-from heredity.systems.ssl_wm.endpoint import Endpoint, Patience, ask_info, batches_within, check_info
-from heredity.systems.ssl_wm.keys import Key, KeyFileError, KeyParameters, generate_key, load_key
-from heredity.systems.ssl_wm.mapping import Mapping, read_mapping
-from heredity.systems.ssl_wm.modality import modality_of
-from heredity.systems.ssl_wm.protocol import Questions, Suspect, agree, converse, describe_cost, draw_nonce, recompute
-from heredity.systems.ssl_wm.suspects import local_suspect, suspect_of
-from heredity.systems.ssl_wm.transcript import Terms, Transcript, nonce_of, read_transcript
-from heredity.systems.ssl_wm.verdict import Verified, conclude, page_of
-from heredity.systems.ssl_wm.verification import Statistic
+from heredity.systems.ssl_wm.proof.endpoint import Endpoint, Patience, ask_info, batches_within, check_info
+from heredity.systems.ssl_wm.proof.mapping import Mapping, read_mapping
+from heredity.systems.ssl_wm.proof.modality import modality_of
+from heredity.systems.ssl_wm.proof.protocol import (
+    Questions,
+    Suspect,
+    agree,
+    converse,
+    describe_cost,
+    draw_nonce,
+    recompute,
+)
+from heredity.systems.ssl_wm.proof.suspects import local_suspect, suspect_of
+from heredity.systems.ssl_wm.proof.transcript import Terms, Transcript, nonce_of, read_transcript
+from heredity.systems.ssl_wm.proof.verdict import Verified, conclude, page_of
+from heredity.systems.ssl_wm.proof.verification import Statistic
 
 if TYPE_CHECKING:
     from heredity.nn.text import TextEncoder

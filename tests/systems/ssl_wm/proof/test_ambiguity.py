@@ -12,9 +12,9 @@ from torch import Tensor
 
 from heredity.core.errors import HeredityError
 from heredity.data.images import load_images
-from heredity.systems.ssl_wm.ambiguity import ambiguity, feature_test, tightness
-from heredity.systems.ssl_wm.keys import Key, derive_patches
-from heredity.systems.ssl_wm.verification import permute
+from heredity.systems.ssl_wm.mark.keys import Key, derive_patches
+from heredity.systems.ssl_wm.proof.ambiguity import ambiguity, feature_test, tightness
+from heredity.systems.ssl_wm.proof.verification import permute
 
 OWNER, THIEF = make_key("Ada", 1), make_key("Mallory", 2)
 INPUTS = load_images("digits").test.images[:12]

@@ -1,0 +1,1 @@
+"""The proof: what an owner publishes, asks a suspect, and shows a judge."""
