@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from heredity.core.loop import Plan
+from heredity.core.progress import Reporter
 from heredity.core.run import Machine, Run
 from heredity.core.settings import to_plain
 from heredity.nn.encoders import EncoderShape
@@ -98,7 +99,7 @@ def cell(name: str, asked: argparse.Namespace, sources: dict[str, str]) -> dict[
     if pace and method == "dc" and "doorping" in attacks:
         attacks["doorping"] = pace.of(attacks["doorping"])
     began = time.monotonic()
-    with Run.temporary(seed=asked.seed, limit_steps=asked.limit_steps) as run:
+    with Run.temporary(seed=asked.seed, reporter=Reporter(), limit_steps=asked.limit_steps) as run:
         run.fabric = Machine(accelerator=asked.accelerator).fabric()
         bench = Bench(config, source_of(config, asked.seed), run)
         distiller = recipe(method, int(per_class), asked)
