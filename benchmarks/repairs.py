@@ -244,12 +244,12 @@ def worst(verdict: Any) -> int:
     return int(np.argmax(verdict.class_scores))
 
 
-def scans(source: ImageSource, models: int, clean: int, run: Run) -> None:
+def scans(source: ImageSource, models: int, clean: int, learning: FineTuning, run: Run) -> None:
     """Poisoned models against fresh clean ones, thresholds from the clean models on file."""
     rows: dict[str, list[dict[str, Any]]] = {"poisoned": [], "clean": []}
     for kind, count in (("poisoned", models), ("clean", clean)):
         for number in range(count):
-            model, name, target = model_of(source, EncoderShape(width=8), kind, number, POISONED, run)
+            model, name, target = model_of(source, EncoderShape(width=8), kind, number, POISONED, run, learning)
             rows[kind].append({"target": target, **scanned(model, source, name, run)})
     lines, anything = [], [False] * clean
     for scanner in SCANNERS:
@@ -449,9 +449,11 @@ def main() -> None:
         "--norm", choices=NORMS, default="batch", help="normalisation of the models of `repairs` and `meta`"
     )
     parser.add_argument("--width", type=int, default=8, help="width of the models of `repairs` and `meta`")
-    parser.add_argument("--epochs", type=float, help="epochs of the models of `repairs` and `oracle`")
+    parser.add_argument("--epochs", type=float, help="epochs of the models of `repairs`, `oracle` and `scans`")
     parser.add_argument(
-        "--regularised", action="store_true", help="models of `repairs` and `oracle` learn with decay and moved views"
+        "--regularised",
+        action="store_true",
+        help="models of `repairs`, `oracle` and `scans` learn by SGD with decay, on views that move",
     )
     parser.add_argument("--only", nargs="+", choices=tuple(REPAIRS), default=tuple(REPAIRS), help="repairs to run")
     parser.add_argument("--accelerator", default="cpu", help="cpu, gpu, ...")
@@ -471,7 +473,7 @@ def main() -> None:
     parts = {
         "repairs": partial(repairs, source, wanted.models, shape, learning, wanted.only),
         "oracle": partial(oracle, source, wanted.models, shape, learning),
-        "scans": partial(scans, source, wanted.models, wanted.clean),
+        "scans": partial(scans, source, wanted.models, wanted.clean, learning),
         "data": partial(data, source, wanted.models),
         "meta": partial(meta, source, wanted.models, shape),
         "calibrate": partial(calibrate, source, wanted.models, wanted.write),
