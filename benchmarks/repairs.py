@@ -51,7 +51,7 @@ SPECTRAL = SpectralSignatures(poisoned=0.2)
 # Filters look at the last 4 x width numbers. Width 8 after 12 epochs barely knows a patch that it met 39 times.
 FIRM = EncoderShape(width=16, norm="batch")
 FIRMLY = replace(LEARNING, plan=replace(LEARNING.plan, epochs=30))
-# As the nets of the papers on pruning learn: SGD with decay, on views that move. Then few neurons are the trigger's.
+# Nearer to how the papers on pruning train: SGD with decay (ten times theirs), on views that move. ANP needs it.
 REGULARISED = replace(
     LEARNING,
     plan=replace(LEARNING.plan, epochs=40, optimiser="sgd", learning_rate=0.1, weight_decay=5e-3),

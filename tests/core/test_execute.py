@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from heredity.cli import _conclude
+from heredity.cli.runs import conclude
 from heredity.core.execute import Order, challenge, run_once
 from heredity.core.outcome import Claim, Metric, Outcome
 from heredity.core.progress import Reporter
@@ -50,16 +50,14 @@ def test_the_run_says_it_and_does_not_fail(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], proxy: float, word: str
 ) -> None:
     results = run_once(order(proxy=proxy), tmp_path / "run", reporter=Reporter(quiet=True))
-    assert _conclude(results, tmp_path / "run") == 0
+    assert conclude(results, tmp_path / "run") == 0
     said = capsys.readouterr().out
     assert f"{word}  proxy-matters" in said
     assert "holds  idea-works" in said
     page = (tmp_path / "run/report.html").read_text()
     assert "1 of 1</strong> claim holds, 1 reported either way" in page
     assert (
-        _conclude(
-            run_once(order(idea=False), tmp_path / "without", reporter=Reporter(quiet=True)), tmp_path / "without"
-        )
+        conclude(run_once(order(idea=False), tmp_path / "without", reporter=Reporter(quiet=True)), tmp_path / "without")
         == 3
     )
 
@@ -74,7 +72,7 @@ def test_what_nobody_measured_is_called_so_and_not_confirmed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     results = run_once(order(measured=False), tmp_path / "run", reporter=Reporter(quiet=True))
-    assert _conclude(results, tmp_path / "run") == 3
+    assert conclude(results, tmp_path / "run") == 3
     assert "unanswered  idea-works: not measured" in capsys.readouterr().out
     page = (tmp_path / "run/report.html").read_text()
     assert "0 of 0</strong> claims hold, 1 reported either way, 1 not measured" in page
