@@ -55,9 +55,10 @@ def recipe(method: str, per_class: int, asked: argparse.Namespace) -> Distiller:
         plan = Plan(
             steps=asked.dc_steps,
             batch=1,
-            optimiser="sgd",
+            optimiser=asked.dc_optimiser,
             learning_rate=asked.dc_rate,
             momentum=0.5,
+            betas=(0.5, 0.999),
             schedule="constant",
         )
         inner = Descent(steps=5, rate=0.02, momentum=0.9, decay=0.0, halved=False)
@@ -94,10 +95,12 @@ def cell(name: str, asked: argparse.Namespace, sources: dict[str, str]) -> dict[
         strangers=asked.strangers,
         score=asked.score,
     )
-    attacks = {arm: ATTACKS[arm] for arm in asked.arms}
+    attacks = {
+        arm: replace(ATTACKS[arm], ratio=asked.ratio or ATTACKS[arm].ratio, target=asked.target) for arm in asked.arms
+    }
     pace = PRESETS["quick"].matched
     if pace and method == "dc" and "doorping" in attacks:
-        attacks["doorping"] = pace.of(attacks["doorping"])
+        attacks["doorping"] = replace(pace.of(attacks["doorping"]), until=asked.dc_until)
     began = time.monotonic()
     with Run.temporary(seed=asked.seed, reporter=Reporter(), limit_steps=asked.limit_steps) as run:
         run.fabric = Machine(accelerator=asked.accelerator).fabric()
@@ -164,13 +167,19 @@ def main() -> None:
     options.add_argument("--victim-steps", type=int, default=300)
     options.add_argument("--victim-rate", type=float, default=0.03, help="0.01 for AlexNet, which dies of more")
     options.add_argument("--accelerator", default="auto")
+    options.add_argument("--ratio", type=float, default=0.0, help="share of stamped images, for every arm; 0: its own")
+    options.add_argument("--target", type=int, default=0, help="the class that stamped images are called")
     options.add_argument("--size", type=int, default=32, help="side of the images, in pixels")
     options.add_argument("--narrow", type=int, default=1, help="divides the networks' widths: 4 for processors")
     options.add_argument("--depth", type=int, default=3, help="blocks of the ConvNet, at most")
     options.add_argument("--limit-steps", type=int, default=0)
     options.add_argument("--dc-steps", type=int, default=100)
     options.add_argument("--dc-real", type=int, default=64, help="real images of each class in a step")
-    options.add_argument("--dc-rate", type=float, default=0.3, help="for one image a class; grows with their number")
+    options.add_argument("--dc-optimiser", choices=("sgd", "adam"), default="sgd")
+    options.add_argument(
+        "--dc-rate", type=float, default=0.3, help="for one image a class; with sgd it grows with their number"
+    )
+    options.add_argument("--dc-until", type=float, default=0.6, help="share of DC's steps that change DOORPING's patch")
     options.add_argument("--dd-steps", type=int, default=100)
     options.add_argument("--dd-rate", type=float, default=0.05)
     options.add_argument("--dd-first", type=float, default=0.1)

@@ -95,6 +95,14 @@ def test_the_distance_of_gradients_is_the_published_one() -> None:
     assert float(gradient_distance(ours, wanted)) == pytest.approx(expected, abs=1e-4)
 
 
+def test_more_images_a_class_raise_the_rate_of_sgd_and_not_adam_s() -> None:
+    recipe = GradientMatching(per_class=1, plan=replace(SGD, learning_rate=0.3))
+    assert recipe.sized(10).plan.learning_rate == pytest.approx(3.0)
+    adam = replace(recipe, plan=replace(recipe.plan, optimiser="adam"))
+    assert adam.sized(10).per_class == 10
+    assert adam.sized(10).plan == adam.plan
+
+
 def test_descent_is_torch_s_own() -> None:
     pixels, labels = 255 * torch.rand(6, 3, 8, 8), torch.arange(6) % 3
     model = net()

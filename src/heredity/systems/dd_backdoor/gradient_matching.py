@@ -39,13 +39,15 @@ class GradientMatching:
     def sized(self, per_class: int) -> "GradientMatching":
         """This recipe for another number of images a class.
 
-        The rate grows with it: every image bears one part in `per_class` of its class's loss.
+        The rate of SGD grows with it: every image bears one part in `per_class` of its class's loss. Adam's steps do not
+        know a loss's scale, and keep theirs.
 
         >>> GradientMatching(per_class=10).sized(20).plan.learning_rate
         1.0
         """
-        rate = self.plan.learning_rate * per_class / self.per_class
-        return replace(self, per_class=per_class, plan=replace(self.plan, learning_rate=rate))
+        grows = per_class / self.per_class if self.plan.optimiser == "sgd" else 1.0
+        plan = replace(self.plan, learning_rate=self.plan.learning_rate * grows)
+        return replace(self, per_class=per_class, plan=plan)
 
     def begin(self, data: Poisoned, patch: Tensor, make: Make, generator: torch.Generator) -> Distilled:
         """So many images of each class."""
