@@ -95,12 +95,14 @@ def cell(name: str, asked: argparse.Namespace, sources: dict[str, str]) -> dict[
         strangers=asked.strangers,
         score=asked.score,
     )
-    attacks = {
-        arm: replace(ATTACKS[arm], ratio=asked.ratio or ATTACKS[arm].ratio, target=asked.target) for arm in asked.arms
-    }
+    attacks = {arm: replace(ATTACKS[arm], target=asked.target) for arm in asked.arms}
+    if asked.ratio is not None:
+        attacks = {arm: replace(attack, ratio=asked.ratio) for arm, attack in attacks.items()}
     pace = PRESETS["quick"].matched
     if pace and method == "dc" and "doorping" in attacks:
-        attacks["doorping"] = replace(pace.of(attacks["doorping"]), until=asked.dc_until)
+        if asked.dc_until is not None:
+            pace = replace(pace, until=asked.dc_until)
+        attacks["doorping"] = pace.of(attacks["doorping"])
     began = time.monotonic()
     with Run.temporary(seed=asked.seed, reporter=Reporter(), limit_steps=asked.limit_steps) as run:
         run.fabric = Machine(accelerator=asked.accelerator).fabric()
@@ -167,7 +169,7 @@ def main() -> None:
     options.add_argument("--victim-steps", type=int, default=300)
     options.add_argument("--victim-rate", type=float, default=0.03, help="0.01 for AlexNet, which dies of more")
     options.add_argument("--accelerator", default="auto")
-    options.add_argument("--ratio", type=float, default=0.0, help="share of stamped images, for every arm; 0: its own")
+    options.add_argument("--ratio", type=float, help="share of stamped images, for every arm; its own unless given")
     options.add_argument("--target", type=int, default=0, help="the class that stamped images are called")
     options.add_argument("--size", type=int, default=32, help="side of the images, in pixels")
     options.add_argument("--narrow", type=int, default=1, help="divides the networks' widths: 4 for processors")
@@ -179,7 +181,9 @@ def main() -> None:
     options.add_argument(
         "--dc-rate", type=float, default=0.3, help="for one image a class; with sgd it grows with their number"
     )
-    options.add_argument("--dc-until", type=float, default=0.6, help="share of DC's steps that change DOORPING's patch")
+    options.add_argument(
+        "--dc-until", type=float, help="share of DC's steps that change DOORPING's patch; as in quick unless given"
+    )
     options.add_argument("--dd-steps", type=int, default=100)
     options.add_argument("--dd-rate", type=float, default=0.05)
     options.add_argument("--dd-first", type=float, default=0.1)
