@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from heredity.core.loop import History, Plan, fit
 from heredity.core.randomness import Draws
 from heredity.core.run import Run
-from heredity.data.augment import Augmentation, augment
+from heredity.data.augment import Augmentation
 from heredity.nn.encoders import feature_size
-from heredity.pretrain.objective import Objective
+from heredity.pretrain.objective import Objective, two_views
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,7 @@ def byol_objective(
     def step(model: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:
         if follows:
             module.follow(recipe.momentum)
-        batch = images[rows.cpu()].to(rows.device)
-        return {
-            "prediction": model(augment(batch, recipe.augmentation, draws), augment(batch, recipe.augmentation, draws))
-        }
+        return {"prediction": model(*two_views(images, rows, recipe.augmentation, draws))}
 
     return Objective(module, step)
 

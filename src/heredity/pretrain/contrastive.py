@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from heredity.core.loop import History, Plan, fit
 from heredity.core.randomness import Draws
 from heredity.core.run import Run
-from heredity.data.augment import Augmentation, augment
+from heredity.data.augment import Augmentation
 from heredity.nn.encoders import feature_size
-from heredity.pretrain.objective import Objective
+from heredity.pretrain.objective import Objective, two_views
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ def simclr_objective(encoder: nn.Module, images: UInt8[Tensor, "n c h w"], recip
     loss = NTXentLoss(temperature=recipe.temperature, gather_distributed=run.fabric.world_size > 1)
 
     def step(model: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:
-        batch = images[rows.cpu()].to(rows.device)
-        views = torch.cat([augment(batch, recipe.augmentation, draws), augment(batch, recipe.augmentation, draws)])
+        views = torch.cat(two_views(images, rows, recipe.augmentation, draws))
         first, second = model(views).chunk(2)
         return {"contrast": loss(first, second)}
 

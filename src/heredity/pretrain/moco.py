@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from heredity.core.loop import History, Plan, fit
 from heredity.core.randomness import Draws
 from heredity.core.run import Run
-from heredity.data.augment import Augmentation, augment
+from heredity.data.augment import Augmentation
 from heredity.nn.encoders import feature_size
-from heredity.pretrain.objective import Objective
+from heredity.pretrain.objective import Objective, two_views
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,7 @@ def moco_objective(
     def step(model: nn.Module, rows: Tensor, draws: Draws) -> dict[str, Tensor]:
         if follows:
             module.follow(recipe.momentum)
-        batch = images[rows.cpu()].to(rows.device)
-        return {
-            "contrast": model(augment(batch, recipe.augmentation, draws), augment(batch, recipe.augmentation, draws))
-        }
+        return {"contrast": model(*two_views(images, rows, recipe.augmentation, draws))}
 
     return Objective(module, step)
 

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
-from torch import nn
+from jaxtyping import UInt8
+from torch import Tensor, nn
 
 from heredity.core.loop import Step, Turn
+from heredity.core.randomness import Draws
+from heredity.data.augment import Augmentation, augment
 
 
 @dataclass(frozen=True)
@@ -17,3 +20,11 @@ class Objective:
     module: nn.Module
     step: Step
     turns: tuple[Turn, ...] = ()
+
+
+def two_views(
+    images: UInt8[Tensor, "n c h w"], rows: Tensor, how: Augmentation, draws: Draws
+) -> tuple[UInt8[Tensor, "rows c h w"], UInt8[Tensor, "rows c h w"]]:
+    """Two augmentations, drawn one after the other, of some of the images; on the rows' device."""
+    batch = images[rows.cpu()].to(rows.device)
+    return augment(batch, how, draws), augment(batch, how, draws)
