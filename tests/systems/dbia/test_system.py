@@ -1,16 +1,17 @@
 """The whole recipe: smoke through the command line, the paper's preset in miniature, ideas taken out."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import recipe
 from helpers.command import heredity
+from helpers.recipe import computed_and_kept, smoke_run
 
 from heredity.core.errors import ConfigError, DataError
-from heredity.core.execute import Order, keep_stages, run_once
+from heredity.core.execute import Order, run_once
 from heredity.core.run import Machine
 from heredity.core.settings import override
 from heredity.data.images import load_images
@@ -35,15 +36,14 @@ SMALL = {"victims": ("deit",), "detailed": "deit", "defences.on": False}
 
 def metrics_of(directory: Path) -> dict[str, Any]:
     """All but the clock's."""
-    found = json.loads((directory / "results.json").read_text())["metrics"]
+    found = recipe.metrics_of(directory)
     return {name: value for name, value in found.items() if "seconds" not in name and name != "cost/worst_ratio"}
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("smoke") / "run"
-    done = heredity("run", "dbia", "smoke", "--quiet", "--out", place)
-    assert done.returncode in (0, 3), done.stderr
+    smoke_run("dbia", place)
     return place
 
 
@@ -91,11 +91,7 @@ def test_kept_stages_equal_recomputed_ones(tmp_path: Path) -> None:
     for name in SYSTEM.ablations:
         changed = override(config, SYSTEM.ablations[name].changes)
         order = Order(SYSTEM, "smoke", changed, ablation=name, machine=CPU)
-        fresh, kept = tmp_path / name / "fresh", tmp_path / name / "kept"
-        run_once(order, fresh)
-        keep_stages(tmp_path / "whole", order, kept)
-        assert list((kept / "stages").iterdir()), name
-        run_once(order, kept, resume=True)
+        fresh, kept, _ = computed_and_kept(tmp_path / "whole", order, tmp_path / name)
         assert metrics_of(kept) == metrics_of(fresh), name
         assert metrics_of(fresh) != metrics_of(tmp_path / "whole"), name
 

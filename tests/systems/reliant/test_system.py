@@ -1,18 +1,12 @@
 """The whole recipe: smoke through the command line, paper on a miniature, kill and resume, ideas taken out."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers.command import heredity
+from helpers.recipe import computed_and_kept, killed_and_resumed, metrics_of, smoke_run
 
-from heredity.core.execute import Order, keep_stages, run_once
+from heredity.core.execute import Order, run_once
 from heredity.core.run import Machine
 from heredity.core.settings import override
 from heredity.data.graphs import make_source
@@ -30,16 +24,10 @@ SMALL = {
 }
 
 
-def metrics_of(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "results.json").read_text())["metrics"]
-
-
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("smoke") / "run"
-    done = heredity("run", "reliant", "smoke", "--out", place)
-    assert done.returncode in (0, 3), done.stderr
-    assert "proxy-matters" in done.stdout
+    assert "proxy-matters" in smoke_run("reliant", place)
     return place
 
 
@@ -72,24 +60,9 @@ def test_students_carry_their_family_tree(smoke: Path) -> None:
 
 
 def test_killed_at_any_moment_it_ends_in_the_same_bits(smoke: Path, tmp_path: Path) -> None:
-    killed = tmp_path / "killed"
-    words = ["run", "reliant", "smoke", "--quiet", "--out", str(killed)]
-    kills = 0
-    for wait in (0.6, 1.7):
-        command = [sys.executable, "-m", "heredity", *words, *(["--resume"] if killed.exists() else [])]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while not (killed / "config.yaml").exists() and process.poll() is None:
-            time.sleep(0.05)
-        time.sleep(wait)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-    done = heredity(*words, "--resume")
-    assert done.returncode in (0, 3), done.stderr
-    assert kills
-    assert metrics_of(killed) == metrics_of(smoke)
+    words = ["run", "reliant", "smoke", "--quiet"]
+    assert killed_and_resumed(words, tmp_path / "killed", (0.6, 1.7))
+    assert metrics_of(tmp_path / "killed") == metrics_of(smoke)
 
 
 def test_kept_stages_equal_recomputed_ones(tmp_path: Path) -> None:
@@ -99,11 +72,7 @@ def test_kept_stages_equal_recomputed_ones(tmp_path: Path) -> None:
     for name in SYSTEM.ablations:
         changed = override(config, SYSTEM.ablations[name].changes)
         order = Order(SYSTEM, "smoke", changed, ablation=name, machine=CPU)
-        fresh, kept = tmp_path / name / "fresh", tmp_path / name / "kept"
-        run_once(order, fresh)
-        keep_stages(tmp_path / "whole", order, kept)
-        assert list((kept / "stages").iterdir()), name
-        run_once(order, kept, resume=True)
+        fresh, kept, _ = computed_and_kept(tmp_path / "whole", order, tmp_path / name)
         assert metrics_of(kept) == metrics_of(fresh), name
         assert metrics_of(fresh) != metrics_of(tmp_path / "whole"), name
 

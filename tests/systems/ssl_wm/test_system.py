@@ -1,20 +1,14 @@
 """The whole recipe: smoke through the command line, paper on miniatures, kill and resume, ideas taken out."""
 
-import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from helpers.command import heredity
+from helpers.recipe import computed_and_kept, killed_and_resumed, metrics_of, smoke_run
 
-from heredity.core.execute import Order, claims_of, keep_stages, run_once
+from heredity.core.execute import Order, claims_of, run_once
 from heredity.core.run import Machine
 from heredity.core.settings import override
 from heredity.data.images import make_source
@@ -34,16 +28,10 @@ SMALL = {
 CPU = Machine(accelerator="cpu")
 
 
-def metrics_of(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "results.json").read_text())["metrics"]
-
-
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("smoke") / "run"
-    done = heredity("run", "ssl-wm", "smoke", "--out", place)
-    assert done.returncode in (0, 3), done.stderr
-    assert "verifies-contrastive" in done.stdout
+    assert "verifies-contrastive" in smoke_run("ssl-wm", place)
     return place
 
 
@@ -97,25 +85,9 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(tmp_path: Path) -> None:
     words += ["--further", "[moco]"]
     whole = heredity(*words, "--out", tmp_path / "whole")
     assert whole.returncode in (0, 3), whole.stderr
-    killed = tmp_path / "killed"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    kills = 0
-    for wait in random.Random(0).sample(range(2, 12), 3):
-        command = [sys.executable, "-m", "heredity", *words, "--out", str(killed)]
-        command += ["--resume"] if killed.exists() else []
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        # The clock starts when the run does, not when the interpreter does.
-        while not (killed / "config.yaml").exists() and process.poll() is None:
-            time.sleep(0.05)
-        time.sleep(wait / 4)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.wait()
-    done = heredity(*words, "--out", killed, "--resume")
-    assert done.returncode in (0, 3), done.stderr
-    assert kills
-    assert metrics_of(killed) == metrics_of(tmp_path / "whole")
+    waits = [quarters / 4 for quarters in random.Random(0).sample(range(2, 12), 3)]
+    assert killed_and_resumed(words, tmp_path / "killed", waits)
+    assert metrics_of(tmp_path / "killed") == metrics_of(tmp_path / "whole")
 
 
 def test_kept_stages_equal_recomputed_ones(tmp_path: Path) -> None:
@@ -125,10 +97,7 @@ def test_kept_stages_equal_recomputed_ones(tmp_path: Path) -> None:
     for name in ("no-utility", "wrong-key", "chosen-patches", "no-commitment"):
         changed = override(config, SYSTEM.ablations[name].changes)
         order = Order(SYSTEM, "smoke", changed, ablation=name, machine=CPU)
-        fresh, kept = tmp_path / name / "fresh", tmp_path / name / "kept"
-        run_once(order, fresh)
-        keep_stages(tmp_path / "whole", order, kept)
-        run_once(order, kept, resume=True)
+        fresh, kept, _ = computed_and_kept(tmp_path / "whole", order, tmp_path / name)
         assert metrics_of(kept) == metrics_of(fresh), name
 
 

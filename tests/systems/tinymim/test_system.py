@@ -1,15 +1,15 @@
 """The whole recipe: smoke through the command line, paper on a miniature, kill and resume, ideas taken out."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.command import heredity
+from helpers.recipe import computed_and_kept, metrics_of, smoke_run
 
 from heredity.core.errors import ConfigError
-from heredity.core.execute import Order, claims_of, keep_stages, run_once
+from heredity.core.execute import Order, claims_of, run_once
 from heredity.core.lineage import read_lineage
 from heredity.core.run import FitSlot, Machine
 from heredity.core.settings import override
@@ -22,10 +22,6 @@ CPU = Machine(accelerator="cpu")
 FEW = {"arms": ("relations",), "dense": ()}
 
 
-def metrics_of(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / "results.json").read_text())["metrics"]
-
-
 def same_weights(one: Path, other: Path) -> bool:
     """Whether two files hold the same tensors, bit by bit, and say so of themselves."""
     return read_lineage(one).content == read_lineage(other).content
@@ -34,9 +30,7 @@ def same_weights(one: Path, other: Path) -> bool:
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("smoke") / "run"
-    done = heredity("run", "tinymim", "smoke", "--out", place)
-    assert done.returncode in (0, 3), done.stderr
-    assert "relation-beats-cls" in done.stdout
+    assert "relation-beats-cls" in smoke_run("tinymim", place)
     return place
 
 
@@ -121,11 +115,7 @@ def test_kept_stages_equal_recomputed_ones(tmp_path: Path) -> None:
     run_once(Order(SYSTEM, "smoke", config, machine=CPU), tmp_path / "whole")
     for name in ("untrained-assistant",):
         order = Order(SYSTEM, "smoke", override(config, SYSTEM.ablations[name].changes), ablation=name, machine=CPU)
-        fresh, kept = tmp_path / name / "fresh", tmp_path / name / "kept"
-        run_once(order, fresh)
-        keep_stages(tmp_path / "whole", order, kept)
-        assert list((kept / "stages").iterdir()), name
-        run_once(order, kept, resume=True)
+        fresh, kept, _ = computed_and_kept(tmp_path / "whole", order, tmp_path / name)
         assert metrics_of(kept) == metrics_of(fresh), name
         for path in sorted((fresh / "stages").glob("*/model.safetensors")):
             assert same_weights(path, kept / "stages" / path.parent.name / path.name), path
