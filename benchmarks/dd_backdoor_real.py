@@ -44,7 +44,9 @@ ATTACKS = {
     "doorping 6x6, valid": Attack(
         "doorping", ratio=0.1, size=6, pixels="valid", objective="margin", steps=5, until=0.5
     ),
+    "frozen 6x6, valid": Attack("doorping", ratio=0.1, size=6, pixels="valid", frozen=True),
 }
+"""The last keeps the random pixels that DOORPING's patch starts from: what is left without its idea."""
 GROUPS = {1: (1, 1), 10: (2, 5), 50: (10, 5)}
 """Images a class in a step, and steps, of unrolled distillation with so many images a class in all."""
 
