@@ -5,8 +5,8 @@
         [--size 16] [--narrow 4] [--depth 2]
 
 A cell is DATA/NETWORK/METHOD/IMAGES-A-CLASS. Each is a line of OUT.jsonl as soon as it is known; cells that are there are
-skipped, so that a stopped run goes on. `--table` prints what OUT.jsonl holds and computes nothing. Made for a GPU;
-`--size 16 --narrow 4 --depth 2` is what two cores can do.
+skipped, so that a stopped run goes on. A cell whose loss is no number is named, and the others follow. `--table` prints what
+OUT.jsonl holds and computes nothing. Made for a GPU; `--size 16 --narrow 4 --depth 2` is what two cores can do.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from heredity.core.errors import TrainingError
 from heredity.core.loop import Plan
 from heredity.core.progress import Reporter
 from heredity.core.run import Machine, Run
@@ -205,12 +206,21 @@ def main() -> None:
         for method in ("dc", "dd")
         for data in sources
     ]
+    failed = []
     for name in asked.cells or every:
-        if name not in done:
+        if name in done:
+            continue
+        try:
             found = cell(name, asked, sources)
-            with asked.out.open("a") as file:
-                file.write(json.dumps(found) + "\n")
-            print(line(found), flush=True)
+        except TrainingError as error:
+            print(f"{name}: {error}", flush=True)
+            failed.append(name)
+            continue
+        with asked.out.open("a") as file:
+            file.write(json.dumps(found) + "\n")
+        print(line(found), flush=True)
+    if failed:
+        raise SystemExit(f"without figures: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
